@@ -1,0 +1,119 @@
+"""What a grading found: one record, from which every face (terminal, HTML, gradebook) is drawn.
+
+A face computes nothing: whatever it shows is a field or a property here.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Outcome = Literal["correct", "wrong", "raised", "not_attempted", "not_reached", "grader_fault"]
+"""``raised``: the student's code raised, ran out of time or memory, or ended the process.
+``not_reached``: failed after an earlier kind had failed, so it may be a mere consequence; scored all the same.
+``grader_fault``: the judge's own error; its points are pending, never lost."""
+
+Kind = Literal["shapes", "gradients", "convergence", "throughput"]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Figure(Record):
+    """Numbers worth a picture: a ``curve`` has one list per line, ``bars`` one value per bar (a list of length 1)."""
+
+    style: Literal["curve", "bars"]
+    title: str
+    unit: str = ""
+    series: dict[str, list[float]]
+    limit: float | None = None  # a bar or line that must not be crossed
+
+
+class Check(Record):
+    """One expected check and what came of it."""
+
+    id: str
+    kind: Kind
+    title: str
+    points: int = Field(ge=0)
+    earned: int = Field(ge=0)
+    outcome: Outcome
+    rationale: str = ""  # what was expected, what came
+    help: str = ""  # the likely cause and the next step
+    seconds: float = 0.0
+    figures: tuple[Figure, ...] = ()
+
+
+class Environment(Record):
+    """Where the verdict was reached."""
+
+    grader: str
+    python: str
+    torch: str
+    platform: str
+    isolation: Literal["in-process", "child-process"]
+
+
+class Report(Record):
+    """The verdict on one submission to one exercise."""
+
+    schema_version: Literal[1] = 1
+    exercise: str
+    title: str
+    student: str = ""
+    submission: str  # the file's name
+    submission_digest: str  # sha256 of what was graded
+    suite_digest: str  # sha256 of the hidden suite
+    seed: int
+    environment: Environment
+    started: str  # ISO 8601, UTC
+    seconds: float
+    checks: tuple[Check, ...]
+    score: int
+    max_score: int
+    pending: int = 0  # points of checks that a fault of the grader left undecided
+
+    def by_kind(self) -> dict[Kind, tuple[int, int]]:
+        """Kind -> (points earned, points possible), in the order of the rungs."""
+        totals: dict[Kind, tuple[int, int]] = {}
+        for check in self.checks:
+            earned, points = totals.get(check.kind, (0, 0))
+            totals[check.kind] = (earned + check.earned, points + check.points)
+        return totals
+
+    @property
+    def faulty(self) -> bool:
+        """Whether a fault of the grader left a check undecided."""
+        return any(check.outcome == "grader_fault" for check in self.checks)
+
+    def to_json(self) -> str:
+        """JSON text; NaN and infinities as strings, so that every JSON reader accepts it."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """Read a report; ``pydantic.ValidationError`` (a ``ValueError``) when the text is not one."""
+        return cls.model_validate_json(text)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` so that a reader (or a crash) sees the whole file or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
