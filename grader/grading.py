@@ -1,0 +1,309 @@
+"""Grading: run a suite against a submission and write down what it found."""
+
+import contextlib
+import hashlib
+import importlib.resources
+import io
+import math
+import platform
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from grader import __version__, controls, plugin
+from grader.course import KINDS, Course, Exercise
+from grader.report import Check, Environment, Kind, Report
+from grader.sandbox import Module
+from grader.subject import Bench, Child, Local, Memo, Subject, SubmissionError
+from grader.submission import Submission
+
+DIAGNOSED = ("shapes", "gradients")
+"""Kinds whose observations identify a mistake; what training ends with depends on too much else."""
+
+DIAGNOSIS_S = 10.0
+"""Wall-clock seconds that one report may spend on finding out which mistake was made."""
+
+
+def new_seed() -> int:
+    """A run seed nobody can guess."""
+    return secrets.randbits(62)
+
+
+class Grader:
+    """Grades submissions, each in a child process of one pre-warmed bench. A context manager.
+
+    It keeps what the reference and the wrong controls answered, so that a cohort with one seed asks them once.
+    """
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+        self._bench = Bench()
+        self._references: dict[str, Memo] = {}
+        self._controls: dict[str, list[tuple[controls.Control, Memo]]] = {}
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for subject in self._references.values():
+            subject.close()
+        self._bench.close()
+
+    def grade(self, exercise: Exercise, submission: Submission, *, seed: int, student: str = "") -> Report:
+        """The verdict of the hidden suite; whatever the submission does ends up in the report."""
+        subject = self._child(exercise, submission)
+        suite = self.course.hidden_suite(exercise)
+        state = plugin.State(seed, lambda _: subject, lambda _: self._reference(exercise))
+        try:
+            return report_of(
+                exercise,
+                submission,
+                state,
+                lambda: self._diagnosed(exercise, state, run_suite(suite, self.course.root, state)),
+                suite_digest=digest_of(suite, self.course.reference(exercise)),
+                isolation="child-process",
+                points=dict(exercise.points),
+                student=student,
+            )
+        finally:
+            subject.close()
+
+    def _child(self, exercise: Exercise, submission: Submission) -> Child:
+        limits = exercise.limits
+        return Child(self._bench, submission, exercise.module, wall_s=limits.wall_s, memory_mb=limits.memory_mb)
+
+    def _reference(self, exercise: Exercise) -> Memo:
+        if exercise.id not in self._references:
+            submission = Submission.from_file(self.course.reference(exercise))
+            self._references[exercise.id] = Memo(self._child(exercise, submission))
+        return self._references[exercise.id]
+
+    def _diagnosed(self, exercise: Exercise, state: plugin.State, output: str) -> str:
+        """Append to a failing check's help the sentence of the wrong control whose answers are the submission's."""
+        failing = [
+            c for c in state.finished().values() if c.kind in DIAGNOSED and c.outcome not in ("correct", "grader_fault")
+        ]
+        if not failing or any(check.outcome == "not_attempted" for check in failing):
+            return output
+        matched: dict[str, list[plugin.Expected]] = {}
+        says: dict[str, str] = {}
+        for control, memo in self._wrong_controls(exercise):
+            deadline = time.monotonic() + DIAGNOSIS_S
+            for check in failing:
+                if (
+                    check.observations
+                    and time.monotonic() < deadline
+                    and self._equals(exercise, memo, check.observations)
+                ):
+                    matched.setdefault(control.name, []).append(check)
+            says[control.name] = control.says
+        for check in failing:
+            candidates = [name for name, checks in matched.items() if any(check is other for other in checks)]
+            if candidates:  # the control that explains most of the failures, the first of equals
+                best = max(candidates, key=lambda name: len(matched[name]))
+                check.help = f"{check.help}\n{says[best]}".strip()
+        return output
+
+    def _equals(self, exercise: Exercise, memo: Memo, observations: Sequence[plugin.Observation]) -> bool:
+        """Whether a control gives all these answers, and the reference does not."""
+        reference = self._reference(exercise)
+        differs = False
+        for seen in observations:
+            if not same(observe(memo, seen), seen.answer):
+                return False
+            differs = differs or not same(observe(reference, seen), seen.answer)
+        return differs
+
+    def _wrong_controls(self, exercise: Exercise) -> list[tuple[controls.Control, Memo]]:
+        if exercise.id not in self._controls:
+            path, text = self.course.controls(exercise), self.course.reference(exercise).read_text(encoding="utf-8")
+            found = controls.load(path).wrong if path.is_file() else ()
+            self._controls[exercise.id] = [
+                (one, Memo(self._child(exercise, Submission.from_source(one.source(text), f"{one.name}.py"))))
+                for one in found
+            ]
+        return self._controls[exercise.id]
+
+
+def observe(subject: Subject, seen: plugin.Observation) -> Any:
+    """What a subject says to a question that another one was asked."""
+    try:
+        return subject.run(seen.probe, *seen.inputs)
+    except SubmissionError as error:
+        return error.observation
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two answers are equal as plain data, tensors within float rounding."""
+    if isinstance(left, torch.Tensor):
+        return (
+            isinstance(right, torch.Tensor)
+            and left.shape == right.shape
+            and left.dtype is right.dtype
+            and torch.allclose(left.double(), right.double(), rtol=1e-5, atol=1e-7, equal_nan=True)
+        )
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, float):
+        return math.isclose(left, right, rel_tol=1e-6) or (math.isnan(left) and math.isnan(right))
+    return bool(left == right)
+
+
+def run_suite(suite: Path, root: Path, state: plugin.State) -> str:
+    """Run one suite in this process, filling ``state``; returns what pytest printed."""
+    for name, module in list(sys.modules.items()):  # a file of the same name in another course, from an earlier run
+        if name.endswith(suite.stem) and getattr(module, "__file__", None) not in (None, str(suite)):
+            del sys.modules[name]
+    preset = SimplePreset(state)
+    configuration = importlib.resources.files("grader") / "templates" / "pytest.ini"
+    arguments = [
+        str(suite), "-c", str(configuration), f"--rootdir={root}", "-q", "--disable-plugin-autoload",
+        "-p", "grader", "-p", "pytest_timeout", "-p", "no:cacheprovider",
+    ]  # fmt: skip
+    if state.kinds != KINDS:
+        arguments += ["-m", " or ".join(state.kinds)]
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
+        code = pytest.main(arguments, plugins=[preset])
+    if code == pytest.ExitCode.INTERRUPTED and preset.interrupted:
+        raise KeyboardInterrupt
+    return output.getvalue()
+
+
+class SimplePreset:
+    """Puts the grader's state where the plugin looks for it."""
+
+    def __init__(self, state: plugin.State) -> None:
+        self.state = state
+        self.interrupted = False
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Before the plugin makes a state of its own."""
+        config.stash[plugin.STATE] = self.state
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """The person at the keyboard, not a submission: those run elsewhere."""
+        self.interrupted = isinstance(excinfo.value, KeyboardInterrupt)
+
+
+def report_of(
+    exercise: Exercise,
+    submission: Submission,
+    state: plugin.State,
+    run: Callable[[], str],
+    *,
+    suite_digest: str,
+    isolation: Literal["in-process", "child-process"],
+    points: dict[str, int],
+    student: str = "",
+) -> Report:
+    """Run, account for every expected point, and write the report.
+
+    Args:
+        exercise: what is graded.
+        submission: what was handed in.
+        state: what the run fills.
+        run: the run itself; returns what pytest printed.
+        suite_digest: identifies the suite.
+        isolation: how the submission is kept.
+        points: kind -> points that the manifest promises; empty where it promises nothing (visible checks).
+        student: who handed it in.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    output = run()
+    checks = plugin.records(state)
+    for kind, promised in points.items():
+        found = sum(check.points for check in checks if check.kind == kind)
+        if (
+            found != promised
+        ):  # the suite could not be collected, or it and course.toml disagree: not the student's fault
+            last = output.strip().splitlines()[-1] if output.strip() and not found else ""
+            reason = f"the suite has {found} points of {kind}, course.toml promises {promised}. {last}".strip()
+            checks = tuple(check for check in checks if check.kind != kind) + (_fault(kind, promised, reason),)
+    return Report(
+        exercise=exercise.id,
+        title=exercise.title,
+        student=student,
+        submission=submission.name,
+        submission_digest=submission.digest,
+        suite_digest=suite_digest,
+        seed=state.seed,
+        environment=Environment(
+            grader=__version__,
+            python=platform.python_version(),
+            torch=str(torch.__version__),
+            platform=f"{platform.system()} {platform.machine()}",
+            isolation=isolation,
+        ),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.perf_counter() - clock, 3),
+        checks=checks,
+        score=sum(check.earned for check in checks),
+        max_score=sum(check.points for check in checks),
+        pending=sum(check.points for check in checks if check.outcome == "grader_fault"),
+    )
+
+
+def _fault(kind: str, points: int, reason: str) -> Check:
+    name: Kind = next(known for known in ("shapes", "gradients", "convergence", "throughput") if known == kind)
+    return Check(
+        id=f"suite_{kind}", kind=name, title=f"the checks of {kind}", points=points, earned=0,
+        outcome="grader_fault", rationale=reason,
+    )  # fmt: skip
+
+
+def digest_of(*files: Path) -> str:
+    """sha256 over the files' contents."""
+    digest = hashlib.sha256(__version__.encode())
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes() if file.is_file() else b"").digest())
+    return digest.hexdigest()
+
+
+def check(course: Course, exercise: Exercise, path: Path, *, kinds: tuple[str, ...] = KINDS, seed: int = 0) -> Report:
+    """The verdict of the *visible* checks on a student's own file, in this process."""
+    submission = Submission.from_file(path)
+    if submission.problem:
+        raise SubmissionError(submission.problem)
+    return _visible(course, exercise, submission, lambda: Local.of(submission, exercise.module), kinds, seed)
+
+
+def check_namespace(
+    course: Course, exercise: Exercise, namespace: dict[str, Any], kinds: tuple[str, ...] = KINDS
+) -> Report:
+    """The verdict of the visible checks on the names of a running notebook."""
+    subject = Local(Module.of_namespace(exercise.module, namespace))
+    return _visible(course, exercise, Submission(f"{exercise.module}.ipynb"), lambda: subject, kinds, 0)
+
+
+def _visible(
+    course: Course,
+    exercise: Exercise,
+    submission: Submission,
+    load: Callable[[], Subject],
+    kinds: tuple[str, ...],
+    seed: int,
+) -> Report:
+    suite = course.visible_suite(exercise)
+    subject = load()
+    state = plugin.State(seed, lambda _: subject, lambda _: None, kinds)
+    return report_of(
+        exercise,
+        submission,
+        state,
+        lambda: run_suite(suite, course.root, state),
+        suite_digest=digest_of(suite),
+        isolation="in-process",
+        points={},
+    )

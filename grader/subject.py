@@ -1,0 +1,396 @@
+"""The subject of a check: a module that answers probes.
+
+``run(probe, *inputs)`` sends a module-level function to the module and returns what it answered, as plain data. There are
+two ways to run, behind one interface: ``Local`` (a student's own machine: a plain call, so pdb, print and tracebacks work)
+and ``Child`` (a grading machine: a process per submission, forked from a pre-warmed ``Bench``).
+"""
+
+import contextlib
+import hashlib
+import json
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import cloudpickle
+
+from grader import wire
+from grader.sandbox import Module
+from grader.submission import Submission
+
+Probe = Callable[..., Any]
+Failing = Literal["raised", "not_attempted"]
+
+
+class SubmissionError(Exception):
+    """The submission did not answer: it raised, ran out of time or memory, or ended its process.
+
+    Attributes:
+        outcome: ``not_attempted`` when it raised NotImplementedError itself, else ``raised``.
+        rationale: what happened, in one or a few lines.
+        help: where to look.
+        observation: what a wrong control is compared by.
+    """
+
+    def __init__(self, rationale: str, help: str = "", *, outcome: Failing = "raised", observation: Any = None) -> None:
+        super().__init__(rationale)
+        self.outcome: Failing = outcome
+        self.rationale = rationale
+        self.help = help
+        self.observation = observation
+
+    @classmethod
+    def from_description(cls, error: dict[str, Any], *, loading: bool = False) -> "SubmissionError":
+        """From what ``sandbox.Module.describe`` wrote; every field is checked, because a hostile process may forge it."""
+        name = str(error.get("type"))
+        message = str(error.get("message"))
+        frames = [frame for frame in error.get("frames") or () if isinstance(frame, tuple | list) and len(frame) == 4]
+        lines = [f"{label}, line {line}" + (f", in {where}" if where else "") for label, line, where, _ in frames]
+        if "NotImplementedError" in (error.get("bases") or ()):
+            where = f" ({lines[-1]})" if lines else ""
+            return cls(
+                f"not attempted yet{where}", "Write this part; `grader hint` has ideas.", outcome="not_attempted"
+            )
+        text = "\n".join(f"  {line}: {frame[3]}" for line, frame in zip(lines, frames, strict=True))
+        start = "your file could not be loaded: " if loading else ""
+        rationale = f"{start}{name}: {message}" if message else f"{start}{name}"
+        help_line = f"It was raised in\n{text}" if text else ""
+        return cls(rationale, help_line, observation=("error", name))
+
+
+class Subject(Protocol):
+    """Something that answers probes."""
+
+    isolation: Literal["in-process", "child-process"]
+
+    def run(self, probe: Probe, *inputs: Any) -> Any:
+        """What ``probe(module, *inputs)`` returns, as plain data (``wire.plain``); inputs reach it as copies.
+
+        Raises:
+            SubmissionError: the submission raised, or did not answer.
+        """
+        ...
+
+    def timed(self, probe: Probe, *inputs: Any) -> tuple[Any, float]:
+        """``run``, and the CPU seconds that it took."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; it can be used no more."""
+        ...
+
+
+def pack(probe: Probe, inputs: tuple[Any, ...]) -> bytes:
+    """A request as bytes.
+
+    A probe travels by value: its suite does not exist where the submission runs. Reusable ones of ``grader.probes`` do.
+    """
+    by_value = {
+        sys.modules[item.__module__]
+        for item in (probe, *inputs)
+        if callable(item) and getattr(item, "__module__", "").split(".")[0] not in ("grader", "fixtures", "torch")
+        if item.__module__ in sys.modules
+    }
+    for module in by_value:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return bytes(cloudpickle.dumps((probe, inputs)))
+    finally:
+        for module in by_value:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+class Local:
+    """A submission in this very process: for students, and for authors who debug. Not for hostile code."""
+
+    isolation: Literal["in-process", "child-process"] = "in-process"
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+
+    @classmethod
+    def of(cls, submission: Submission, name: str) -> "Local":
+        """Load a submission into this process."""
+        return cls(Module(name, [(c.label, c.source, c.required) for c in submission.chunks]))
+
+    def run(self, probe: Probe, *inputs: Any) -> Any:
+        """See ``Subject.run``."""
+        return self.timed(probe, *inputs)[0]
+
+    def timed(self, probe: Probe, *inputs: Any) -> tuple[Any, float]:
+        """See ``Subject.timed``."""
+        if self._module.error and not self._module.usable:
+            raise SubmissionError.from_description(self._module.error, loading=True)
+        content = pack(probe, inputs)
+        _, copies = cloudpickle.loads(content)
+        start = time.process_time()
+        reply = self._module.call(probe, copies, wire.seed_of(content))
+        return unwrap(reply, self._module.error), time.process_time() - start
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def unwrap(reply: Any, loading_error: Any) -> Any:
+    """The answer in a reply; a SubmissionError when it holds an error, or is not a reply."""
+    match reply:
+        case {"answer": answer}:
+            return answer
+        case {"error": dict(error)}:
+            if isinstance(loading_error, dict):
+                raise SubmissionError.from_description(loading_error, loading=True)
+            raise SubmissionError.from_description(error)
+    raise SubmissionError("the process answered out of turn", "Do not write to file descriptors you did not open.")
+
+
+class BenchDied(Exception):
+    """The pre-warmed parent is gone."""
+
+
+class Bench:
+    """The trusted end of a pre-warmed parent process (``grader.bench``), which forks a child per submission.
+
+    One bench serves one grading at a time. A submission that kills the parent loses its own points only: the next
+    ``open`` starts a new one.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _request(self, message: dict[str, Any], *descriptors: int) -> int:
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            try:
+                socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+                reply = self._replies.readline()
+            except OSError:
+                reply = ""
+            if not reply:
+                self.close()
+                raise BenchDied
+        return int(json.loads(reply))
+
+    def _start(self) -> None:
+        self.close()
+        self._control, other = socket.socketpair()
+        environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        command = [sys.executable, "-m", "grader.bench", str(other.fileno())]
+        with other:
+            self._process = subprocess.Popen(
+                command, pass_fds=[other.fileno()], env=environment, stdin=subprocess.DEVNULL, cwd="/"
+            )
+        self._replies = self._control.makefile("r", encoding="utf-8")
+        if self._replies.readline() != "ready\n":
+            self.close()
+            raise RuntimeError("the bench did not start; see its messages above")
+
+    def warm(self) -> None:
+        """Start the parent now rather than with the first submission."""
+        with self._lock:
+            if self._process is None:
+                self._start()
+
+    def fork(self, descriptor: int, *, memory_mb: int, cpu_s: int) -> int:
+        """Pid of a new child that serves on the socket ``descriptor``."""
+        request = {"fork": {"memory_mb": memory_mb, "cpu_s": cpu_s}}
+        try:
+            return self._request(request, descriptor)
+        except BenchDied:  # an earlier submission killed it: start anew, once
+            return self._request(request, descriptor)
+
+    def reap(self, pid: int) -> int | None:
+        """Kill a child and its group; its exit code (negative: the signal), or None when the bench is gone as well."""
+        try:
+            return self._request({"reap": pid})
+        except BenchDied:
+            return None
+
+    def close(self) -> None:
+        """End the parent."""
+        if self._process is not None:
+            self._replies.close()
+            self._control.close()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Child:
+    """A submission in a process of its own, with limits on wall clock and memory.
+
+    A call that runs out of time, or a child that dies, costs that call; the next call gets a fresh child. After
+    ``MAX_DEATHS`` of them, or when loading itself fails, every further call fails at once.
+    """
+
+    isolation: Literal["in-process", "child-process"] = "child-process"
+    MAX_DEATHS = 2
+
+    def __init__(self, bench: Bench, submission: Submission, name: str, *, wall_s: float, memory_mb: int) -> None:
+        self._bench = bench
+        self._wall_s = wall_s
+        self._memory_mb = memory_mb
+        chunks = [(c.label, c.source, c.required) for c in submission.chunks]
+        self._content = cloudpickle.dumps({"name": name, "chunks": chunks})
+        self._channel: socket.socket | None = None
+        self._pid = 0
+        self._deaths = 0
+        self._loading_error: Any = None
+        self._final: SubmissionError | None = None
+        if submission.problem:
+            self._final = SubmissionError(submission.problem)
+
+    def run(self, probe: Probe, *inputs: Any) -> Any:
+        """See ``Subject.run``."""
+        return self.timed(probe, *inputs)[0]
+
+    def timed(self, probe: Probe, *inputs: Any) -> tuple[Any, float]:
+        """See ``Subject.timed``; the kernel's account of all threads of the child, read from this process.
+
+        It covers the whole exchange, decoding the inputs and encoding the answer included, so that work cannot hide.
+        """
+        content = pack(probe, inputs)
+        if self._channel is None:
+            self._open()
+        start = self._cpu_seconds()
+        reply = self._exchange(content)
+        seconds = self._cpu_seconds() - start
+        return unwrap(reply, self._loading_error), seconds
+
+    def close(self) -> None:
+        """See ``Subject.close``."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+            self._bench.reap(self._pid)
+
+    def _open(self) -> None:
+        if self._final is not None:
+            raise self._final
+        self._channel, other = socket.socketpair()
+        with other:
+            self._pid = self._bench.fork(other.fileno(), memory_mb=self._memory_mb, cpu_s=int(20 * self._wall_s) + 60)
+        try:
+            loaded = self._exchange(self._content)
+        except SubmissionError as error:
+            self._final = SubmissionError(f"while your file was loaded, {error.rationale}", error.help)
+            raise self._final from None
+        self._loading_error = loaded.get("error") if isinstance(loaded, dict) else None
+        if self._loading_error and not loaded.get("usable"):
+            self._final = SubmissionError.from_description(self._loading_error, loading=True)
+            self.close()
+            raise self._final
+
+    def _exchange(self, content: bytes) -> Any:
+        """Send a request and decode its reply, all within the wall-clock limit."""
+        assert self._channel is not None
+        deadline = time.monotonic() + self._wall_s
+        try:
+            if select.select([self._channel], [], [], 0)[0]:
+                raise wire.WireError("an answer came before its question")
+            self._send(len(content).to_bytes(8, "big") + content, deadline)
+            size, text = wire.body_length(self._receive(wire.HEADER_BYTES, deadline))
+            return wire.decode(self._receive(size, deadline), text)
+        except TimeoutError:
+            raise self._died(f"your code was still running after {self._wall_s:g} s and was stopped") from None
+        except (EOFError, ConnectionError):
+            raise self._died("") from None
+        except wire.WireError as error:
+            raise self._died(str(error)) from None
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        assert self._channel is not None
+        self._channel.settimeout(max(deadline - time.monotonic(), 0.001))
+        self._channel.sendall(data)
+
+    def _receive(self, size: int, deadline: float) -> bytes:
+        assert self._channel is not None
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        while view:
+            self._channel.settimeout(max(deadline - time.monotonic(), 0.001))
+            count = self._channel.recv_into(view)
+            if not count:
+                raise EOFError
+            view = view[count:]
+        return bytes(buffer)
+
+    def _died(self, reason: str) -> SubmissionError:
+        """End the child; the error that says why it did not answer."""
+        assert self._channel is not None
+        self._channel.close()
+        self._channel = None
+        code = self._bench.reap(self._pid)
+        if not reason:
+            reason = f"your code ended the process ({self._ending(code)}) instead of returning"
+        self._deaths += 1
+        error = SubmissionError(reason, "Return a value; look for endless loops, huge tensors and calls that exit.")
+        if self._deaths >= self.MAX_DEATHS:
+            self._final = error
+        return error
+
+    @staticmethod
+    def _ending(code: int | None) -> str:
+        if code is None:
+            return "and its parent"
+        if code >= 0:
+            return f"exit code {code}"
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(-code).name}"
+        return f"signal {-code}"
+
+    def _cpu_seconds(self) -> float:
+        # Linux encodes "CPU clock of process pid" as a clock id; 2 selects the scheduler's nanosecond account.
+        try:
+            return time.clock_gettime((~self._pid << 3) | 2)
+        except OSError:
+            return 0.0
+
+
+class Memo:
+    """A subject whose answers are kept: what the reference says to a probe is computed once per run of the grader."""
+
+    def __init__(self, subject: Subject, *, size: int = 512) -> None:
+        self._subject = subject
+        self._answers: OrderedDict[bytes, Any] = OrderedDict()
+        self._size = size
+        self.isolation: Literal["in-process", "child-process"] = subject.isolation
+
+    def run(self, probe: Probe, *inputs: Any) -> Any:
+        """See ``Subject.run``; an error is kept as well."""
+        key = hashlib.sha256(pack(probe, inputs)).digest()
+        if key not in self._answers:
+            try:
+                answer: Any = ("answer", self._subject.run(probe, *inputs))
+            except SubmissionError as error:
+                answer = ("error", error)
+            self._answers[key] = answer
+            if len(self._answers) > self._size:
+                self._answers.popitem(last=False)
+        self._answers.move_to_end(key)
+        state, content = self._answers[key]
+        if state == "error":
+            raise content
+        return wire.plain(content)  # a copy: a check may change what it was given
+
+    def timed(self, probe: Probe, *inputs: Any) -> tuple[Any, float]:
+        """See ``Subject.timed``; never from memory."""
+        return self._subject.timed(probe, *inputs)
+
+    def close(self) -> None:
+        """See ``Subject.close``."""
+        self._subject.close()

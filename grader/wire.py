@@ -1,0 +1,157 @@
+"""What may cross the border between judge and submission.
+
+Into the sandbox goes cloudpickle, because the judge trusts itself. Out of it comes JSON with tensors in safetensors, never
+pickle: whatever a hostile process sends, decoding it runs none of its code, and stays within fixed bounds.
+
+Layout of a message: 8 bytes length of the rest, 4 bytes length of the JSON, the JSON, the safetensors (all big-endian).
+"""
+
+import hashlib
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+MAX_MESSAGE = 256 * 2**20
+MAX_DEPTH = 16
+MAX_NODES = 100_000
+
+_LENGTHS = struct.Struct(">QI")
+HEADER_BYTES = _LENGTHS.size
+
+
+class WireError(Exception):
+    """A message that is malformed or out of bounds. Its sender is at fault."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Stands for an object that is not plain data; equal to nothing that a check expects."""
+
+    type_name: str
+
+    def __str__(self) -> str:
+        return f"an object of type {self.type_name}"
+
+
+def seed_of(request: bytes) -> int:
+    """Where the global random stream starts while a request is answered: a function of the request alone."""
+    return int.from_bytes(hashlib.sha256(request).digest()[:4], "big")
+
+
+def plain(value: Any, _depth: int = 0) -> Any:
+    """``value`` as plain data: None, bool, int, float, str, dtypes, dense CPU tensors, and dict, list, tuple of those.
+
+    Tensors lose their graph and are copied, so that nothing they share or do later can change the answer. Anything
+    else, and every subclass that could compute lazily, becomes ``Foreign``. Runs on both sides of the border.
+
+    Raises:
+        WireError: nested deeper than ``MAX_DEPTH``.
+    """
+    if _depth > MAX_DEPTH:
+        raise WireError(f"the answer is nested deeper than {MAX_DEPTH} levels")
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str, torch.dtype):
+        return value
+    if kind in (Tensor, nn.Parameter, nn.Buffer):
+        if value.layout is not torch.strided or value.device.type != "cpu" or value.is_complex() or value.is_quantized:
+            return Foreign(f"a {value.device.type} {value.layout} {value.dtype} tensor")
+        return value.detach().clone(memory_format=torch.contiguous_format).resolve_conj().resolve_neg()
+    if isinstance(value, dict):
+        return {plain(key, _depth + 1): plain(item, _depth + 1) for key, item in dict.items(value)}
+    if isinstance(value, list):
+        return [plain(item, _depth + 1) for item in list.__iter__(value)]
+    if isinstance(value, tuple):
+        return tuple(plain(item, _depth + 1) for item in tuple.__iter__(value))
+    return Foreign(f"{kind.__module__}.{kind.__qualname__}")
+
+
+def encode(value: Any) -> bytes:
+    """A message that holds plain data (see ``plain``)."""
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_to_json(value, tensors), allow_nan=False).encode()
+    body = save(tensors) if tensors else b""
+    return _LENGTHS.pack(4 + len(text) + len(body), len(text)) + text + body
+
+
+def _to_json(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, Foreign):
+        return {"foreign": value.type_name}
+    if isinstance(value, dict):
+        return {"dict": [[_to_json(key, tensors), _to_json(item, tensors)] for key, item in value.items()]}
+    items = [_to_json(item, tensors) for item in value]
+    return {"tuple": items} if isinstance(value, tuple) else items
+
+
+def body_length(header: bytes) -> tuple[int, int]:
+    """Header -> (bytes that follow it, how many of them are JSON).
+
+    Raises:
+        WireError: the lengths contradict each other or the bounds.
+    """
+    total, text = _LENGTHS.unpack(header)
+    if total > MAX_MESSAGE or text > total - 4:
+        raise WireError(f"the answer is larger than {MAX_MESSAGE // 2**20} MB, or malformed")
+    return total - 4, text
+
+
+def decode(body: bytes, text_length: int) -> Any:
+    """Plain data out of a message's body, within the bounds.
+
+    Raises:
+        WireError: anything about the message is not as ``encode`` writes it.
+    """
+    try:
+        tree = json.loads(body[:text_length])
+        tensors = load(body[text_length:]) if len(body) > text_length else {}
+        return _Decoder(tensors).value(tree, 0)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, SafetensorError) as error:
+        raise WireError(f"the answer is malformed ({type(error).__name__})") from error
+
+
+class _Decoder:
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.nodes = 0
+
+    def value(self, node: Any, depth: int) -> Any:
+        self.nodes += 1
+        if self.nodes > MAX_NODES or depth > 2 * MAX_DEPTH:
+            raise WireError("the answer has too many parts")
+        if isinstance(node, list):
+            return [self.value(item, depth + 1) for item in node]
+        if not isinstance(node, dict):
+            return node
+        ((tag, content),) = node.items()
+        if tag == "float":
+            return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[content]
+        if tag == "tensor":
+            return self.tensors[content]
+        if tag == "dtype":
+            dtype = getattr(torch, content)
+            if not isinstance(dtype, torch.dtype):
+                raise TypeError(content)
+            return dtype
+        if tag == "foreign":
+            return Foreign(str(content)[:200])
+        if tag == "tuple":
+            return tuple(self.value(item, depth + 1) for item in content)
+        if tag == "dict":
+            return {self.value(key, depth + 1): self.value(item, depth + 1) for key, item in content}
+        raise ValueError(tag)
