@@ -33,10 +33,7 @@ def main() -> None:
             if not message:
                 break
             request = json.loads(message)
-            if "fork" in request:
-                reply = fork(control, descriptors[0], request["fork"])
-            else:
-                reply = reap(request["reap"])
+            reply = fork(control, descriptors[0], request["fork"]) if "fork" in request else reap(request["reap"])
             replies.write(json.dumps(reply) + "\n")
             replies.flush()
 

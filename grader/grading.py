@@ -47,6 +47,7 @@ class Grader:
         self._bench = Bench()
         self._references: dict[str, Memo] = {}
         self._controls: dict[str, list[tuple[controls.Control, Memo]]] = {}
+        self.structure: set[str] = set()  # ids of the checks seen so far that look at structure only
 
     def __enter__(self) -> "Grader":
         return self
@@ -74,6 +75,7 @@ class Grader:
             )
         finally:
             subject.close()
+            self.structure.update(name for name, check in state.expected.items() if check.structure)
 
     def _child(self, exercise: Exercise, submission: Submission) -> Child:
         limits = exercise.limits
@@ -230,7 +232,7 @@ def report_of(
         ):  # the suite could not be collected, or it and course.toml disagree: not the student's fault
             last = output.strip().splitlines()[-1] if output.strip() and not found else ""
             reason = f"the suite has {found} points of {kind}, course.toml promises {promised}. {last}".strip()
-            checks = tuple(check for check in checks if check.kind != kind) + (_fault(kind, promised, reason),)
+            checks = (*(check for check in checks if check.kind != kind), _fault(kind, promised, reason))
     return Report(
         exercise=exercise.id,
         title=exercise.title,

@@ -30,8 +30,8 @@ def element(tag: str, *children: str, **attributes: str | float) -> Markup:
     """``<tag …>children</tag>``, everything escaped. ``class_`` stands for class, ``aria_label`` for aria-label."""
     opening = [tag]
     for name, value in attributes.items():
-        text = value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")
-        opening.append(f'{name.rstrip("_").replace("_", "-")}="{escape(printable(text))}"')
+        text = value if isinstance(value, str) else f"{value:.2f}"
+        opening.append(f'{name.rstrip("_").replace("_", "-")}="{text if isinstance(text, Markup) else escape(text)}"')
     inside = "".join(child if isinstance(child, Markup) else escape(printable(child)) for child in children)
     return Markup(f"<{' '.join(opening)}>{inside}</{tag}>")
 
@@ -160,7 +160,8 @@ def _group(report: Report, group: Sequence[Check]) -> Markup:
     words, style = OUTCOMES[first.outcome], STYLES.get(first.outcome, "wait")
     mark = element("span", words.mark, class_=f"mark {style}", aria_hidden="true")
     parts = [element("h3", mark, one_line(check.title)) for check in group]
-    outcome = f"{first.kind.capitalize()}: {words.name}, {', '.join(points(check) for check in group)}"
+    kinds = " and ".join(dict.fromkeys(check.kind for check in group)).capitalize()
+    outcome = f"{kinds}: {words.name}, {', '.join(points(check) for check in group)}"
     parts.append(element("p", outcome, class_=f"outcome {style}"))
     if words.meaning:
         parts.append(element("p", words.meaning, class_="quiet"))
@@ -306,9 +307,9 @@ def _curves(figure: Figure, name: str) -> tuple[Markup, list[str]]:
         drawing.append(_line(left, y(tick), right, y(tick), "grid"))
         drawing.append(_text(y.label(tick), left - 8, y(tick) + 4, "end", "faint"))
     for tick in x.ticks():
-        if tick == int(tick):
+        if tick.is_integer():
             drawing.append(_line(x(tick), bottom, x(tick), bottom + 5, "axis"))
-            drawing.append(_text(x.label(tick), x(tick), bottom + 19, "middle", "faint"))
+            drawing.append(_text(f"{tick:.0f}", x(tick), bottom + 19, "middle", "faint"))
     drawing.append(_line(left, bottom, right, bottom, "axis"))
     drawing.append(_text("measurement, in order", right, bottom + 38, "end", "faint"))
     if limit is not None:
@@ -316,7 +317,7 @@ def _curves(figure: Figure, name: str) -> tuple[Markup, list[str]]:
 
     notes, summary, row = [], [], bottom + 44.0
     for number, (label, line) in enumerate(shown.items()):
-        style = f"line s{number % 6}"
+        style = f"line s{number % 6} d{number % 5}"
         drawing += _path(line, x, y, style)
         finite = [v for v in line if _drawable(v)]
         last = f"{one_line(label, 48)}, last {line[-1]:.4g}" if line else f"{one_line(label, 48)}, no values"
@@ -335,8 +336,8 @@ def _curves(figure: Figure, name: str) -> tuple[Markup, list[str]]:
         summary.append(f"Limit {figure.limit:.4g}.")
     if hidden := len(figure.series) - len(shown):
         notes.append(f"{hidden} more lines are in the report's JSON.")
-    if not any(shown.values()):
-        notes.append("Nothing was measured.")
+    if not values:
+        return Markup(), [*notes, "There is nothing to draw."]
     return _svg(figure, name, row, " ".join(summary), drawing), notes
 
 
@@ -370,7 +371,7 @@ def _thinned(line: Sequence[float]) -> list[tuple[int, float]]:
 
 
 def _bars(figure: Figure, name: str) -> tuple[Markup, list[str]]:
-    left, right, top, step = 170.0, 540.0, 26.0, 34.0
+    left, right, top, step = 170.0, 520.0, 26.0, 34.0
     shown = {label: values[0] if values else math.nan for label, values in list(figure.series.items())[:MOST_BARS]}
     limit = figure.limit if figure.limit is not None and _drawable(figure.limit) else None
     values = [v for v in shown.values() if _drawable(v)] + ([] if limit is None else [limit])
@@ -403,7 +404,7 @@ def _bars(figure: Figure, name: str) -> tuple[Markup, list[str]]:
     hidden = len(figure.series) - len(shown)
     notes = [f"{hidden} more bars are in the report's JSON."] if hidden else []
     if not shown:
-        notes.append("Nothing was measured.")
+        return Markup(), ["There is nothing to draw."]
     return _svg(figure, name, bottom + 44, " ".join(summary), drawing), notes
 
 
@@ -424,14 +425,14 @@ class Scale:
 
     def __init__(self, values: Sequence[float], start: float, end: float, zero: bool, padded: bool = True):
         low, high = min(values, default=0.0), max(values, default=1.0)
-        self.log = padded and not zero and low > 0 and high / low > 200
+        self.log = padded and not zero and low > 1 / HUGE and high / low > 200
         self.start, self.end = start, end
         if self.log:
             self.low, self.high = float(math.floor(math.log10(low))), float(math.ceil(math.log10(high)))
             return
         if zero or 0 < low < 0.3 * high:
             low, high = min(low, 0.0), max(high, 0.0)
-        if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-30):  # flat
+        if high - low <= max(1e-4 * max(abs(low), abs(high)), 1e-30):  # flat
             low, high = (low - 0.1 * abs(low), high + 0.1 * abs(high)) if abs(high) > 1e-20 else (0.0, 1.0)
         margin = 0.06 * (high - low) if padded else 0.0
         self.low, self.high = low - (margin if low else 0.0), high + (margin if high else 0.0)

@@ -13,6 +13,7 @@ import contextlib
 import glob
 import json
 import os
+import shutil
 import stat
 import tempfile
 import traceback
@@ -43,33 +44,34 @@ NOTES = "grader"
 """The key under which one step leaves word for the next: in the notebook's metadata, and in nbgrader's resources."""
 
 
-class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
+class SubmissionExporter(NotebookExporter):
     """Reads a submitted notebook without ever failing: what is unreadable becomes an empty notebook and a note."""
 
     def __init__(self, config: Any = None, **kwargs: Any) -> None:
-        super().__init__(config=config, **kwargs)
+        super().__init__(config=config, **kwargs)  # type: ignore[no-untyped-call]
+        self.converter = cast(Any, self.parent)
         try:
             Judge(parent=self).load_course()
         except manifest.CourseError as error:  # the instructor's mistake: say so before any submission is touched
             self.log.error("%s", error)
             raise NbGraderException(str(error)) from error
-        directory = getattr(self.parent, "coursedir", None)
-        if directory is not None:
-            self._ignored = list(directory.ignore)
-            if self.parent.pre_convert_hook is None:
-                self.parent.pre_convert_hook = self._leave_odd_files_out
+        directory = self.converter.coursedir
+        self._ignored = list(directory.ignore)
+        if self.converter.pre_convert_hook is None:
+            self.converter.pre_convert_hook = self._leave_odd_files_out
+        if "get_existing_timestamp" not in vars(directory):
             directory.get_existing_timestamp = _forgiving(directory.get_existing_timestamp)
 
     def from_filename(self, filename: str, resources: Any = None, **kwargs: Any) -> Any:
         """Read, preprocess and export one notebook; see nbconvert."""
-        if not getattr(self.parent, "_sanitizing", True):  # the second pass reads what the first has written
+        if not self.converter._sanitizing:  # the second pass reads what the first has written
             return super().from_filename(filename, resources=resources, **kwargs)
         notebook, problem = read_submitted(Path(filename))
         if problem:
             self.log.warning("%s: %s", filename, problem)
             notebook["cells"] = [_cell("markdown", f"**This notebook cannot be graded: {problem}.**", 0)]
         notebook["metadata"] = {NOTES: {"problem": problem, "notes": []}}
-        resources = self._init_resources(resources)
+        resources = self._init_resources(resources)  # type: ignore[no-untyped-call]
         resources["metadata"]["name"] = Path(filename).stem
         resources["metadata"]["path"] = str(Path(filename).parent)
         return self.from_notebook_node(from_dict(notebook), resources=resources, **kwargs)  # type: ignore[no-untyped-call]
@@ -82,7 +84,7 @@ class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
             for name in names
             if not _is_plain_file(Path(folder, name))
         }
-        self.parent.coursedir.ignore = [*self._ignored, *sorted(odd)]
+        self.converter.coursedir.ignore = [*self._ignored, *sorted(odd)]
 
 
 class Restore(NbGraderPreprocessor):  # type: ignore[misc]
@@ -108,12 +110,12 @@ class Restore(NbGraderPreprocessor):  # type: ignore[misc]
         seen: set[str] = set()
         cells, strange = [], 0
         for cell in nb.cells:
-            claim = cell.metadata.pop("nbgrader", None)
-            name = claim.get("grade_id") if isinstance(claim, dict) else None
-            if isinstance(name, str) and name in known and name not in seen:
+            claim = cell.metadata.pop("nbgrader", {})
+            name = claim.get("grade_id", "")
+            if name in known and name not in seen:
                 seen.add(name)
                 cell = known[name].restored(cell.source)
-            elif claim:
+            elif claim.get("claims"):
                 strange += 1
             cells.append(cell)
         notes = []
@@ -193,14 +195,18 @@ class Judge(NbGraderPreprocessor):  # type: ignore[misc]
     def _grade(self, name: str, nb: NotebookNode, problem: str, where: Any) -> Report:
         course = self.load_course()
         exercise = course.exercise_of(Path(name))
-        cells = [cell for cell in nb.cells if "grader.notebook" not in cell.source or utils.is_grade(cell)]
+        # a copy of a graded cell would run the visible checks inside of the sandbox
+        cells = [{**cell, "source": ""} if "grader.notebook" in cell.source else cell for cell in nb.cells]
         chunks = cells_to_chunks({**nb, "cells": cells})
         submission = Submission(name, () if problem else chunks, problem)
         seed = self.seed if self.seed is not None else seed_of(Path("seeds"), where["assignment"])
         report: Report = grader_for(self.parent, course).grade(
             exercise, submission, seed=seed, student=where["student"]
         )
-        write_atomically(Path("reports", where["student"], f"{exercise.id}.json"), report.to_json())
+        try:
+            write_atomically(Path("reports", where["student"], f"{exercise.id}.json"), report.to_json())
+        except (OSError, ValueError) as error:
+            self.log.error("the report on %s, %s is not saved: %s", where["student"], name, error)
         return report
 
 
@@ -218,6 +224,14 @@ class SaveGrades(SaveAutoGrades):  # type: ignore[misc]
             grade.auto_score = None
             grade.needs_manual_grade = True
             self.gradebook.db.commit()
+
+
+def add_lesson(*, assignment: str, notebooks: list[str], **_: Any) -> None:
+    """After ``generate_assignment``: the lesson's notebook is released too, but it is no part of the assignment."""
+    root = Path(notebooks[0]).resolve().parents[2]
+    lesson, folder = root / "lessons" / f"{assignment}.ipynb", root / "release" / assignment
+    if lesson.is_file() and folder.is_dir():
+        shutil.copyfile(lesson, folder / "lesson.ipynb")
 
 
 def read_submitted(path: Path) -> tuple[dict[str, Any], str]:
@@ -339,12 +353,17 @@ def _well_formed(raw: Iterable[Any]) -> Iterator[dict[str, Any]]:
     for number, cell in enumerate(raw):
         source = cell.get("source", "")
         text = source if isinstance(source, str) else "".join(source)
-        metadata = cell.get("metadata")
-        mark = metadata.get("nbgrader") if isinstance(metadata, dict) else None
         kind = cell.get("cell_type")
         made = _cell(kind if kind in ("code", "markdown") else "raw", text, number)
-        if mark is not None:
-            made["metadata"]["nbgrader"] = mark
+        metadata = cell.get("metadata")
+        if isinstance(metadata, dict) and "nbgrader" in metadata:
+            mark = metadata["nbgrader"]
+            role = mark if isinstance(mark, dict) else {}
+            grade_id = role.get("grade_id")
+            made["metadata"]["nbgrader"] = {
+                "grade_id": grade_id if isinstance(grade_id, str) else "",
+                "claims": role is not mark or any(role.get(key) for key in ("grade", "solution", "locked", "task")),
+            }
         yield made
 
 

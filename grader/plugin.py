@@ -307,7 +307,7 @@ def pytest_runtest_makereport(
     if call.excinfo is not None:
         judge(item, check, call.excinfo.value)
         if check.outcome != "grader_fault" and report.failed:
-            report.longrepr = Words(check)  # type: ignore[assignment]  # a string is documented to be fine
+            report.longrepr = Words(check)
     return report
 
 

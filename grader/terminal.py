@@ -90,6 +90,7 @@ class Cohort:
     students: list[str]
     exercises: list[str]
     cells: dict[tuple[str, str], list[Report]]
+    possible: int  # points of all exercises together
 
     @classmethod
     def of(cls, reports: Iterable[Report]) -> "Cohort":
@@ -98,7 +99,10 @@ class Cohort:
         for report in sorted(reports, key=lambda report: report.started):
             cells.setdefault((report.student or report.submission, report.exercise), []).append(report)
         students = sorted({student for student, _ in cells}, key=lambda name: (name.casefold(), name))
-        return cls(students, sorted({exercise for _, exercise in cells}, key=_natural), cells)
+        most: dict[str, int] = {}
+        for (_, exercise), attempts in cells.items():
+            most[exercise] = max(most.get(exercise, 0), attempts[-1].max_score)
+        return cls(students, sorted(most, key=_natural), cells, sum(most.values()))
 
     def latest(self, student: str, exercise: str) -> Report | None:
         """The report that counts."""
@@ -112,9 +116,8 @@ class Cohort:
     def total(self, student: str) -> str:
         """The student's points over all exercises of the grid, handed in or not."""
         mine = [report for e in self.exercises if (report := self.latest(student, e))]
-        possible = sum(max(report.max_score for report in self.handed_in(e)) for e in self.exercises)
         pending = "?" if any(report.faulty for report in mine) else ""
-        return f"{sum(report.score for report in mine)}/{possible}{pending}"
+        return f"{sum(report.score for report in mine)}/{self.possible}{pending}"
 
 
 def show_report(report: Report, console: Console) -> None:
@@ -130,10 +133,9 @@ def show_report(report: Report, console: Console) -> None:
     console.print(say(f"Score {report.score}/{report.max_score}{pending}", "bold"))
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("")
-    table.add_column("Check", overflow="fold")
-    table.add_column("Outcome")
-    table.add_column("Points", justify="right")
+    for header in ("", "Check", "Outcome"):
+        table.add_column(header, overflow="fold")
+    table.add_column("Points", overflow="fold", justify="right")
     for kind, (earned, possible) in report.by_kind().items():
         table.add_row("", say(kind.capitalize(), "bold"), "", say(f"{earned}/{possible}", "bold"))
         for check in report.checks:

@@ -1,0 +1,349 @@
+"""The command line: ``grader list | check | hint | sync | release | grade | audit | report``.
+
+Exit codes: 0 done; 1 a verdict or an audit failed; 2 bad input (one line on stderr says what).
+"""
+
+import argparse
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from grader import __version__
+from grader.course import Course, CourseError, Exercise, find
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from grader.report import Report
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print and leave."""
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the ``grader`` command."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy machine cost ten times as much
+    options = parser().parse_args(arguments)
+    try:
+        code = options.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(DONE)
+    except OSError as error:
+        code = complain(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+    except Exception as error:
+        if type(error).__name__ not in ("CourseError", "InputError", "SourceError", "ControlError"):
+            raise
+        code = complain(str(error))
+    sys.exit(code)
+
+
+def complain(message: str) -> int:
+    """Bad input, in one line."""
+    print("grader: " + " ".join(message.split()), file=sys.stderr)
+    return BAD_INPUT
+
+
+def parser() -> Parser:
+    """All commands and their options."""
+    top = Parser(prog="grader", description="PyTorch Deep Learning for Genomics: check, release, grade.")
+    top.add_argument("--version", action="version", version=f"grader {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, run: Any, help: str) -> Parser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("list", run_list, "List sessions, exercises and capstones; `planned` is not written yet.")
+    sub.add_argument("session", nargs="?", type=int, help="number of one session")
+
+    sub = command("check", run_check, "Run the visible checks on your own file.")
+    sub.add_argument("exercise", help="such as 3.1")
+    sub.add_argument("file", nargs="?", type=Path, help="default: the exercise's file in this folder")
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = command("hint", run_hint, "Show a hint: first a question, then a concept, then an outline.")
+    sub.add_argument("exercise", help="such as 3.1")
+    sub.add_argument("rung", nargs="?", type=int, choices=(1, 2, 3), default=1, help="1 (default), 2 or 3")
+
+    sub = command("sync", run_sync, "Make the stubs from the references.")
+    sub.add_argument("exercise", nargs="*", default=["all"])
+    sub.add_argument("--check", action="store_true", help="change nothing; exit 1 when a stub is stale")
+
+    sub = command("release", run_release, "Make what students receive.")
+    sub.add_argument("session", type=int)
+    sub.add_argument("--as", dest="flavour", choices=("notebooks", "modules"), required=True)
+    sub.add_argument("--to", type=Path, required=True, metavar="DIR")
+
+    sub = command("grade", run_grade, "Grade files of one exercise, or a folder of students for a session.")
+    sub.add_argument("id", help="an exercise (3.1) for files, a session (3) for a folder of students")
+    sub.add_argument("path", nargs="+", type=Path, metavar="FILE|DIR")
+    sub.add_argument("--json", metavar="FILE", help="write the report there; - for standard output")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="write reports and their HTML pages there")
+    sub.add_argument("--seed", type=int, help="run seed (default: a new one, recorded in the report)")
+    sub.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: one per core)")
+
+    sub = command("audit", run_audit, "Put the suites on trial: stub, reference, right, wrong and lazy controls.")
+    sub.add_argument("id", nargs="*", default=["all"], help="exercises, sessions or all (default)")
+    sub.add_argument("--seeds", type=_positive, default=10, help="how many seeds (default 10)")
+    sub.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: one per core)")
+
+    sub = command("report", run_report, "Make the HTML pages of a folder of reports.")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--to", type=Path, required=True, metavar="DIR")
+    return top
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+_positive.__name__ = "whole number from 1"  # argparse: "invalid <name> value"
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """``grader list``."""
+    course = find()
+    sessions = [course.session(options.session)] if options.session is not None else course.sessions
+    print(course.title)
+    for session in sessions:
+        print(f"\n{session.number:>2}  {session.title}  (~{session.minutes} min)")
+        for exercise in session.exercises:
+            state = "" if exercise.ready else "  planned"
+            print(
+                f"    {exercise.id:<5} {exercise.title:<34} {'*' * exercise.stars:<5}  ~{exercise.minutes} min{state}"
+            )
+    if options.session is None:
+        print("\nCapstones")
+        for capstone in course.capstones:
+            state = "" if capstone.status == "ready" else "  planned"
+            print(f"    C{capstone.number}    {capstone.title:<34}        ~{capstone.minutes} min{state}")
+    return DONE
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """``grader check``."""
+    course = find()
+    exercise = course.exercise(options.exercise)
+    require_ready(exercise)
+    from grader.grading import check
+    from grader.terminal import show_report
+
+    report = check(course, exercise, options.file or course.stub(exercise), seed=options.seed)
+    show_report(report, console())
+    return DONE if report.score == report.max_score else FAILED
+
+
+def require_ready(exercise: Exercise) -> None:
+    """Refuse what is only planned."""
+    if not exercise.ready:
+        raise CourseError(f"{exercise.id} {exercise.title} is planned, not written yet")
+
+
+def run_hint(options: argparse.Namespace) -> int:
+    """``grader hint``."""
+    course = find()
+    exercise = course.exercise(options.exercise)
+    require_ready(exercise)
+    path = course.hints(exercise)
+    try:
+        entry = tomllib.loads(path.read_text(encoding="utf-8"))[exercise.module]
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        raise CourseError(f"{path.name}: no hints for {exercise.id} ({error})") from None
+    print(f"{exercise.id} {exercise.title}, hint {options.rung} of 3\n\n{entry['hints'][options.rung - 1]}")
+    if options.rung < 3:
+        print(f"\nStill stuck? grader hint {exercise.id} {options.rung + 1}")
+    if options.rung > 1 and entry.get("symptoms"):
+        print("\nBy symptom:")
+        for symptom, advice in entry["symptoms"].items():
+            print(f"  - {symptom}: {advice}")
+    return DONE
+
+
+def run_sync(options: argparse.Namespace) -> int:
+    """``grader sync``."""
+    course = find()
+    from grader.source import sync
+
+    changed = sync(course, course.select(options.exercise), check=options.check)
+    for name in changed:
+        print(f"stale: {name}" if options.check else f"wrote {name}")
+    return FAILED if options.check and changed else DONE
+
+
+def run_release(options: argparse.Namespace) -> int:
+    """``grader release``."""
+    course = find()
+    session = course.session(options.session)
+    from grader.release import release_modules, release_notebooks
+
+    release = release_notebooks if options.flavour == "notebooks" else release_modules
+    print(release(course, session, options.to))
+    return DONE
+
+
+def run_grade(options: argparse.Namespace) -> int:
+    """``grader grade``."""
+    course = find()
+    if options.json and options.out:
+        raise CourseError("--json and --out exclude each other")
+    if options.id.isdigit():
+        return grade_cohort(course, options)
+    exercise = course.exercise(options.id)
+    require_ready(exercise)
+    from grader.grading import Grader, new_seed
+    from grader.submission import InputError, Submission
+    from grader.terminal import show_report
+
+    names = [path.stem for path in options.path]
+    if options.out and len(set(names)) < len(names):
+        raise InputError("two of the files have the same name: grade them into different folders")
+    submissions = [Submission.from_file(path) for path in options.path]
+    seed = new_seed() if options.seed is None else options.seed
+    with Grader(course) as grader:
+        reports = [grader.grade(exercise, submission, seed=seed) for submission in submissions]
+    if options.json:
+        write_json(reports, options.json)
+    elif options.out:
+        from grader.html import write_pages
+        from grader.report import write_atomically
+
+        for name, report in zip(names, reports, strict=True):
+            write_atomically(options.out / f"{name}.json", report.to_json())
+        print(write_pages(reports, options.out))
+    else:
+        for report in reports:
+            show_report(report, console())
+    return DONE if all(report.score == report.max_score for report in reports) else FAILED
+
+
+def write_json(reports: "Sequence[Report]", target: str) -> None:
+    """One object for one submission, a list for several."""
+    content = [json.loads(report.to_json()) for report in reports]
+    text = json.dumps(content[0] if len(content) == 1 else content, indent=2)
+    if target == "-":
+        print(text)
+    else:
+        from grader.report import write_atomically
+
+        write_atomically(Path(target), text + "\n")
+
+
+def grade_cohort(course: Course, options: argparse.Namespace) -> int:
+    """``grader grade SESSION FOLDER``: done even when no student passes; failed when a verdict is pending."""
+    exercises = course.select([options.id])
+    from grader import cohort
+    from grader.grading import new_seed
+    from grader.html import write_pages
+    from grader.submission import InputError
+    from grader.terminal import show_cohort
+
+    if len(options.path) != 1:
+        raise InputError("a session is graded from one folder, with a folder per student in it")
+    tasks = cohort.discover(options.path[0], exercises)
+    seed = new_seed() if options.seed is None else options.seed
+    reports = []
+    with progress("grading", len(tasks)) as advance:
+        for report in cohort.grade(course, tasks, seed=seed, jobs=options.jobs, out=options.out):
+            reports.append(report)
+            advance()
+    reports.sort(key=lambda report: (report.student, report.exercise))
+    if options.json:
+        write_json(reports, options.json)
+    else:
+        show_cohort(reports, console())
+    if options.out:
+        print(write_pages(reports, options.out))
+    return FAILED if any(report.faulty for report in reports) else DONE
+
+
+def run_audit(options: argparse.Namespace) -> int:
+    """``grader audit``."""
+    course = find()
+    exercises = course.select(options.id)
+    from grader.audit import audit, show
+
+    verdicts = []
+    with progress("auditing", len(exercises) * options.seeds) as advance:
+        for found in audit(course, exercises, seeds=range(options.seeds), jobs=options.jobs):
+            verdicts += found
+            advance()
+    show(verdicts, console())
+    return FAILED if any(verdict.complaint for verdict in verdicts) else DONE
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """``grader report``."""
+    from grader.html import write_pages
+    from grader.report import Report
+    from grader.submission import InputError
+
+    if not options.folder.is_dir():
+        raise InputError(f"{options.folder}: no such folder")
+    reports = []
+    for path in sorted(options.folder.rglob("*.json")):
+        try:
+            reports.append(Report.from_json(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise InputError(f"{path}: not a report ({str(error).splitlines()[0]})") from None
+    if not reports:
+        raise InputError(f"{options.folder}: no reports")
+    print(write_pages(reports, options.to))
+    return DONE
+
+
+def console() -> "Console":
+    """Standard output, for people."""
+    from rich.console import Console
+
+    return Console()
+
+
+class progress:  # noqa: N801  # reads as a function: with progress("grading", 10) as advance
+    """A progress bar with the time left, on stderr; plain lines now and then when that is not a terminal."""
+
+    def __init__(self, what: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._bar = Progress(console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task(what, total=total)
+        self._plain = not sys.stderr.isatty()
+        self._what, self._total, self._done = what, total, 0
+
+    def __enter__(self) -> Any:
+        if not self._plain:
+            self._bar.start()
+        return self._advance
+
+    def _advance(self) -> None:
+        self._done += 1
+        self._bar.advance(self._task)
+        if self._plain and (self._done % max(1, self._total // 10) == 0 or self._done == self._total):
+            print(f"{self._what}: {self._done} of {self._total}", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+if __name__ == "__main__":
+    main()
