@@ -75,7 +75,7 @@ class State:
 
     def finished(self) -> "dict[str, Expected]":
         """The checks in order, failures behind a failed rung renamed to ``not_reached``, unfinished ones to a fault."""
-        failed_rung = ""
+        failed_before = False
         for kind in KINDS:
             failed_here = False
             for check in self.expected.values():
@@ -84,13 +84,12 @@ class State:
                 if not check.outcome:
                     check.outcome, check.rationale = "grader_fault", "the check did not complete"
                 failed_here = failed_here or check.outcome in ("wrong", "raised", "not_attempted")
-                if failed_rung and check.outcome in ("wrong", "raised", "not_attempted"):
+                if failed_before and check.outcome in ("wrong", "raised", "not_attempted"):
                     check.outcome = "not_reached"
                     check.help = (
                         f"Checks of {failed_rung} failed first: this may follow from them. {check.help}".strip()
                     )
-            if failed_here and not failed_rung:
-                failed_rung = kind
+            failed_before = failed_before or failed_here
         return self.expected
 
 
