@@ -86,9 +86,6 @@ class State:
                 failed_here = failed_here or check.outcome in ("wrong", "raised", "not_attempted")
                 if failed_before and check.outcome in ("wrong", "raised", "not_attempted"):
                     check.outcome = "not_reached"
-                    check.help = (
-                        f"Checks of {failed_rung} failed first: this may follow from them. {check.help}".strip()
-                    )
             failed_before = failed_before or failed_here
         return self.expected
 
