@@ -37,7 +37,7 @@ class CourseError(Exception):
 class Limits:
     """What one probe may use."""
 
-    wall_s: float = 60.0
+    wall_s: float = 30.0
     memory_mb: int = 4096
 
 

@@ -298,7 +298,8 @@ class Child:
     def _exchange(self, content: bytes) -> Any:
         """Send a request and decode its reply, all within the wall-clock limit."""
         assert self._channel is not None
-        deadline = time.monotonic() + self._wall_s
+        limit = self._wall_s / 3 if self._deaths else self._wall_s  # who ran out of time once gets less of it
+        deadline = time.monotonic() + limit
         try:
             if select.select([self._channel], [], [], 0)[0]:
                 raise wire.WireError("an answer came before its question")
@@ -306,7 +307,7 @@ class Child:
             size, text = wire.body_length(self._receive(wire.HEADER_BYTES, deadline))
             return wire.decode(self._receive(size, deadline), text)
         except TimeoutError:
-            raise self._died(f"your code was still running after {self._wall_s:g} s and was stopped") from None
+            raise self._died(f"your code was still running after {limit:g} s and was stopped") from None
         except (EOFError, ConnectionError):
             raise self._died("") from None
         except wire.WireError as error:

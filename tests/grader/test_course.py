@@ -284,7 +284,7 @@ def test_every_field_of_an_exercise(course: Course) -> None:
     assert (one.folder, one.slug, one.module) == ("session_03_nn_module", "basic_mlp", "ex1_basic_mlp")
     assert (one.title, one.stars, one.minutes, one.status) == ("Basic_Mlp", 2, 25, "ready")
     assert (one.points, one.max_score, one.ready) == (POINTS, 16, True)
-    assert (one.prerequisites, one.limits, one.waives) == (("1.1",), Limits(60.0, 4096), {})
+    assert (one.prerequisites, one.limits, one.waives) == (("1.1",), Limits(30.0, 4096), {})
     planned = course.exercise("4.1")
     assert (planned.ready, planned.points, planned.max_score) == (False, {}, 0)
 
