@@ -67,7 +67,7 @@ class Grader:
                 exercise,
                 submission,
                 state,
-                lambda: self._diagnosed(exercise, state, run_suite(suite, self.course.root, state)),
+                lambda: self._run(exercise, suite, subject, state),
                 suite_digest=digest_of(suite, self.course.reference(exercise)),
                 isolation="child-process",
                 points=dict(exercise.points),
@@ -87,38 +87,42 @@ class Grader:
             self._references[exercise.id] = Memo(self._child(exercise, submission))
         return self._references[exercise.id]
 
-    def _diagnosed(self, exercise: Exercise, state: plugin.State, output: str) -> str:
-        """Append to a failing check's help the sentence of the wrong control whose answers are the submission's."""
+    def _run(self, exercise: Exercise, suite: Path, subject: Child, state: plugin.State) -> str:
+        output = run_suite(suite, self.course.root, state)
         failing = [
-            c for c in state.finished().values() if c.kind in DIAGNOSED and c.outcome not in ("correct", "grader_fault")
+            check
+            for check in state.finished().values()
+            if check.kind in DIAGNOSED and check.outcome not in ("correct", "grader_fault")
         ]
-        if not failing or any(check.outcome == "not_attempted" for check in failing):
-            return output
+        if subject.answers and all(check.outcome != "not_attempted" for check in failing):
+            self._diagnose(exercise, failing)
+        return output
+
+    def _diagnose(self, exercise: Exercise, failing: Sequence[plugin.Expected]) -> None:
+        """Append to a failing check's help the sentence of the wrong control whose answers are the submission's."""
         matched: dict[str, list[plugin.Expected]] = {}
         says: dict[str, str] = {}
+        deadline = time.monotonic() + DIAGNOSIS_S
         for control, memo in self._wrong_controls(exercise):
-            deadline = time.monotonic() + DIAGNOSIS_S
-            for check in failing:
-                if (
-                    check.observations
-                    and time.monotonic() < deadline
-                    and self._equals(exercise, memo, check.observations)
-                ):
-                    matched.setdefault(control.name, []).append(check)
             says[control.name] = control.says
+            for check in failing:
+                if time.monotonic() > deadline:
+                    break
+                if check.observations and self._equals(exercise, memo, check.observations):
+                    matched.setdefault(control.name, []).append(check)
+            memo.close()  # its answers stay, its process would only cost memory
         for check in failing:
             candidates = [name for name, checks in matched.items() if any(check is other for other in checks)]
             if candidates:  # the control that explains most of the failures, the first of equals
                 best = max(candidates, key=lambda name: len(matched[name]))
                 check.help = f"{check.help}\n{says[best]}".strip()
-        return output
 
     def _equals(self, exercise: Exercise, memo: Memo, observations: Sequence[plugin.Observation]) -> bool:
         """Whether a control gives all these answers, and the reference does not."""
         reference = self._reference(exercise)
         differs = False
         for seen in observations:
-            if not same(observe(memo, seen), seen.answer):
+            if seen.answer is plugin.NO_ANSWER or not same(observe(memo, seen), seen.answer):
                 return False
             differs = differs or not same(observe(reference, seen), seen.answer)
         return differs

@@ -17,6 +17,7 @@ import shutil
 import stat
 import tempfile
 import traceback
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,6 +36,9 @@ from grader import course as manifest
 from grader.notebook import summary
 from grader.report import Report, write_atomically
 from grader.submission import MAX_BYTES, Submission, cells_to_chunks
+
+# nbgrader's own, three for every submission, and of no use to anybody who runs it
+warnings.filterwarnings("ignore", message="Object of type .* not in session")
 
 MAX_CELLS = 1_000
 MAX_SOURCE = 2**20
@@ -242,10 +246,13 @@ def read_submitted(path: Path) -> tuple[dict[str, Any], str]:
     notebook: dict[str, Any] = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(handle, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 return notebook, "it is not a file"
-            content = file.read(MAX_BYTES + 1)
+            with open(handle, "rb", closefd=False) as file:
+                content = file.read(MAX_BYTES + 1)
+        finally:
+            os.close(handle)
     except OSError as error:
         is_link = path.is_symlink()
         return notebook, "it is a link, not a file" if is_link else f"it cannot be opened ({error.strerror})"
@@ -402,9 +409,11 @@ def _result(score: float) -> NotebookNode:
 def _forgiving(get_timestamp: Any) -> Any:
     """nbgrader's reader of ``timestamp.txt``, which a student can write, with None for what is no timestamp."""
 
-    def get(path: str) -> Any:
+    def get(folder: str) -> Any:
+        if not _is_plain_file(Path(folder, "timestamp.txt")):  # a pipe would be waited for
+            return None
         try:
-            return get_timestamp(path)
+            return get_timestamp(folder)
         except Exception:  # whatever the date parser makes of hostile text
             return None
 

@@ -2,23 +2,30 @@
 
 import sys
 import warnings
+from itertools import groupby
 
 from grader.course import KINDS, CourseError, find
 from grader.report import Check, Report
 from grader.terminal import OUTCOMES, one_line, points, printable
 
 
+class NotYetError(AssertionError):
+    """A check is not correct yet. A notebook shows the message alone: the traceback would lead into the grader."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython asks for it
+        return str(self).splitlines()
+
+
 def check(exercise: str, *kinds: str) -> None:
-    """Run the visible checks of an exercise on the names of this notebook, and print what they found.
+    """Run the visible checks of an exercise on the names of this notebook, and show what they found.
 
     Args:
         exercise: its id, such as ``3.1``.
         kinds: of ``shapes``, ``gradients``, ``convergence`` and ``throughput``; all of them when none is given.
 
     Raises:
-        AssertionError: a check is not correct yet; so nbgrader's Validate button sees it, too.
+        NotYetError: a check is not correct yet; so nbgrader's Validate button sees it, too.
     """
-    __tracebackhide__ = True  # IPython leaves this frame out of the traceback
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise CourseError(f"no kind of check is called {unknown[0]!r}; there are {', '.join(KINDS)}")
@@ -28,11 +35,10 @@ def check(exercise: str, *kinds: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbgrader's Validate button takes anything on stderr for a failure
         report = check_namespace(course, course.exercise(exercise), vars(sys.modules["__main__"]), kinds or KINDS)
-    for kind in kinds or KINDS:
-        print(summary(report, kind))
-    missing = [one_line(check.title, 80) for check in report.checks if check.outcome != "correct"]
-    if missing:
-        raise AssertionError(f"not yet: {'; '.join(missing)}")
+    text = "\n".join(summary(report, kind) for kind in kinds or KINDS)
+    if any(check.outcome != "correct" for check in report.checks):
+        raise NotYetError(text)
+    print(text)
 
 
 def summary(report: Report, kind: str) -> str:
@@ -43,14 +49,17 @@ def summary(report: Report, kind: str) -> str:
     earned = sum(check.earned for check in checks)
     pending = sum(check.points for check in checks if check.outcome == "grader_fault")
     head = f"{kind}: {earned} of {sum(check.points for check in checks)} points"
-    return "\n".join([head + (f", {pending} pending" if pending else ""), *map(_lines, checks)])
+    alike = groupby(checks, key=lambda check: (check.outcome, check.rationale, check.help))
+    lines = [line for _, group in alike for line in _lines(list(group))]
+    return "\n".join([head + (f", {pending} pending" if pending else ""), *lines])
 
 
-def _lines(check: Check) -> str:
-    words = OUTCOMES[check.outcome]
-    lines = [f"  {words.mark} {one_line(check.title)} ({points(check)})"]
-    if check.outcome != "correct":
-        lines[0] += f": {words.name}"
-        for text in (words.meaning, check.rationale, f"Next: {check.help}" if check.help.strip() else ""):
-            lines += [f"      {line}" for line in printable(text.strip("\n")).split("\n") if line.strip()]
-    return "\n".join(lines)
+def _lines(checks: list[Check]) -> list[str]:
+    """Neighbours that say the same: their titles, then what they say, once."""
+    words = OUTCOMES[checks[0].outcome]
+    named = "" if checks[0].outcome == "correct" else f": {words.name}"
+    lines = [f"  {words.mark} {one_line(check.title)} ({points(check)}){named}" for check in checks]
+    advice = f"Next: {checks[0].help.strip()}" if checks[0].help.strip() else ""
+    for text in (words.meaning, checks[0].rationale.strip("\n"), advice):
+        lines += [f"      {line}" for line in printable(text).split("\n") if line.strip()]
+    return lines

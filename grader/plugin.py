@@ -54,6 +54,10 @@ class Expected:
     observations: "list[Observation]" = field(default_factory=list)
 
 
+NO_ANSWER = object()
+"""Observed when a submission was stopped or left: it equals nothing, so it identifies no mistake."""
+
+
 @dataclass
 class Observation:
     """One question to the submission and its answer (or the observation of its error)."""
@@ -105,7 +109,7 @@ class Observed:
         try:
             answer = self._subject.run(probe, *inputs)
         except SubmissionError as error:
-            self._log.append(Observation(probe, inputs, error.observation))
+            self._log.append(Observation(probe, inputs, NO_ANSWER if error.observation is None else error.observation))
             raise
         self._log.append(Observation(probe, inputs, answer))
         return answer

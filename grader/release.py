@@ -139,7 +139,7 @@ def release_notebooks(course: Course, session: Session, to: Path) -> Path:
         lesson = _student_file(course, session, "lesson.md").read_text(encoding="utf-8")
         with _rollback(root, session, workshop / "before"):
             write_atomically(root / "lessons" / f"{session.folder}.ipynb", lesson_notebook(lesson))
-            write_atomically(root / "nbgrader_config.py", _config(course, to))
+            write_atomically(root / "nbgrader_config.py", configuration(course, to))
             write_atomically(root / MARKER, "an nbgrader course folder\n")
             _replace(source, root / "source" / session.folder, workshop)
             _generate_assignment(root, session)
@@ -291,8 +291,8 @@ def _zip(folder: Path, archive: Path) -> None:
             file.writestr(info, path.read_bytes())
 
 
-def _config(course: Course, to: Path) -> str:
-    """``nbgrader_config.py``; the course's place relative to it where it lies inside of the course."""
+def configuration(course: Course, to: Path) -> str:
+    """``nbgrader_config.py`` of the course folder ``to``; it names the course relatively where it lies inside of it."""
     inside = to.is_relative_to(course.root)
     place = f"(HERE / {os.path.relpath(course.root, to)!r})" if inside else f"Path({str(course.root)!r})"
     course_id = re.sub(r"\W+", "_", course.title.lower()).strip("_")

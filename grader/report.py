@@ -6,9 +6,9 @@ A face computes nothing: whatever it shows is a field or a property here.
 import os
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 
@@ -18,6 +18,12 @@ Outcome = Literal["correct", "wrong", "raised", "not_attempted", "not_reached", 
 ``grader_fault``: the judge's own error; its points are pending, never lost."""
 
 Kind = Literal["shapes", "gradients", "convergence", "throughput"]
+
+
+Text = Annotated[
+    str, BeforeValidator(lambda text: text.encode("utf-8", "replace").decode() if isinstance(text, str) else text)
+]
+"""Text that may come from a submission: a lone surrogate in it could not be written as UTF-8, and becomes a ``?``."""
 
 
 class Record(BaseModel):
@@ -30,9 +36,9 @@ class Figure(Record):
     """Numbers worth a picture: a ``curve`` has one list per line, ``bars`` one value per bar (a list of length 1)."""
 
     style: Literal["curve", "bars"]
-    title: str
+    title: Text
     unit: str = ""
-    series: dict[str, list[float]]
+    series: dict[Text, list[float]]
     limit: float | None = None  # a bar or line that must not be crossed
 
 
@@ -41,12 +47,12 @@ class Check(Record):
 
     id: str
     kind: Kind
-    title: str
+    title: Text
     points: int = Field(ge=0)
     earned: int = Field(ge=0)
     outcome: Outcome
-    rationale: str = ""  # what was expected, what came
-    help: str = ""  # the likely cause and the next step
+    rationale: Text = ""  # what was expected, what came
+    help: Text = ""  # the likely cause and the next step
     seconds: float = 0.0
     figures: tuple[Figure, ...] = ()
 
@@ -67,8 +73,8 @@ class Report(Record):
     schema_version: Literal[1] = 1
     exercise: str
     title: str
-    student: str = ""
-    submission: str  # the file's name
+    student: Text = ""
+    submission: Text  # the file's name
     submission_digest: str  # sha256 of what was graded
     suite_digest: str  # sha256 of the hidden suite
     seed: int

@@ -32,18 +32,17 @@ class Module:
         self.error: dict[str, Any] | None = None
         self.usable = False
         sys.modules[name] = self.exercise
+        all_required = not any(required for _, _, required in chunks)  # a notebook that nbgrader has not marked
         for label, source, required in chunks:
             linecache.cache[label] = (len(source), None, source.splitlines(keepends=True), label)
             self.exercise.__file__ = label
             try:
                 exec(compile(source, label, "exec", dont_inherit=True), self.exercise.__dict__)
             except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-                if required and self.error is None:
+                if (required or all_required) and self.error is None:
                     self.error = self.describe(error)
             else:
-                self.usable = self.usable or required
-        if not any(required for _, _, required in chunks):
-            self.usable = True
+                self.usable = self.usable or required or all_required
 
     @classmethod
     def of_namespace(cls, name: str, namespace: dict[str, Any]) -> "Module":

@@ -240,21 +240,23 @@ def _resembles_marker(comment: str) -> bool:
 def _is_small_change(line: str) -> bool:
     """Whether a solution line tells nobody anything.
 
-    So is one shorter than 12 characters, and one statement that is no more than names and at most one call of names:
-    ``return x``, ``else:``, ``loss.backward()``, ``with torch.no_grad():``, ``for x, y in loader:``. A number, an
-    operator, a keyword argument or a call within a call is a thought.
+    So is one shorter than 12 characters; the head of a block (``if size < 1:``, ``with torch.no_grad():``), for the answer
+    is in the body; an error raised, for the task states it; and a statement that is no more than names and at most one
+    call of names (``loss.backward()``, ``return F.relu(x)``). A number, an operator, a keyword argument or a call within
+    a call is a thought.
     """
     if len(line) < 12:
         return True
     try:
-        tree = ast.parse(f"{line} pass" if line.endswith(":") else line)
-    except SyntaxError:  # half a statement, `elif ...`, or a comment with a colon
-        return False
-    nodes = list(ast.walk(tree))
-    plain = (ast.stmt, ast.mod, ast.Name, ast.Attribute, ast.Call, ast.Tuple, ast.withitem, ast.expr_context)
-    thoughts = [node for node in nodes if not isinstance(node, plain) or isinstance(node, ast.Assert | ast.Raise)]
-    calls = [node for node in nodes if isinstance(node, ast.Call)]
-    return bool(tree.body) and not thoughts and len(calls) <= 1
+        body = ast.parse(f"{line} pass" if line.endswith(":") else line).body
+    except SyntaxError:  # a part of a statement, or of a comment
+        return line.endswith(":") and line.startswith(("elif ", "except "))
+    if line.endswith(":") or any(isinstance(statement, ast.Raise) for statement in body):
+        return True
+    nodes = [node for statement in body for node in ast.walk(statement)]
+    plain = (ast.stmt, ast.Name, ast.Attribute, ast.Call, ast.Tuple, ast.expr_context)
+    thoughts = [node for node in nodes if not isinstance(node, plain)]
+    return bool(body) and not thoughts and sum(isinstance(node, ast.Call) for node in nodes) <= 1
 
 
 def _first_line(statement: ast.stmt) -> int:

@@ -254,6 +254,11 @@ class Child:
         if submission.problem:
             self._final = SubmissionError(submission.problem)
 
+    @property
+    def answers(self) -> bool:
+        """Whether it can still be asked: it was loaded, and did not run out of time or leave too often."""
+        return self._final is None
+
     def run(self, probe: Probe, *inputs: Any) -> Any:
         """See ``Subject.run``."""
         return self.timed(probe, *inputs)[0]

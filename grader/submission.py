@@ -77,6 +77,8 @@ class Submission:
     @classmethod
     def from_bytes(cls, content: bytes, name: str) -> "Submission":
         """What ``from_file`` does, for content that is already in memory."""
+        if not content.strip():
+            return cls(name, problem="the file is empty")
         try:
             if name.endswith(".ipynb"):
                 return cls(name, cells_to_chunks(json.loads(content.decode("utf-8-sig"))))
@@ -101,7 +103,9 @@ def cells_to_chunks(notebook: dict[str, Any]) -> tuple[Chunk, ...]:
     for position, cell in enumerate(notebook["cells"], start=1):
         if cell["cell_type"] != "code":
             continue
-        role = cell.get("metadata", {}).get("nbgrader") or {}
+        role = cell.get("metadata", {}).get("nbgrader")
+        if not isinstance(role, dict):  # a student's own cell, or metadata that somebody has broken
+            role = {}
         if role.get("grade"):
             continue
         source = cell["source"]

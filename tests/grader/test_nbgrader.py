@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("nbgrader")
 
+from jupyter_core.application import NoStart
 from nbgrader.api import Gradebook
 from nbgrader.apps import NbGraderApp
 
@@ -20,7 +21,7 @@ from grader.report import Check, Environment, Report
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # nbgrader's, nbconvert's and SQLAlchemy's own
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 SESSION = "session_03_tiny"
@@ -52,7 +53,7 @@ class FakeGrader:
         assert "grader.notebook" not in text
         required = "\n".join(chunk.source for chunk in submission.chunks if chunk.required)
         assert not submission.chunks or "FACTOR = 2" in required, "locked cells are back"
-        right = " ".join(re.findall("# right: (.*)", text)).split()
+        right = " ".join(re.findall("# right: (.*)", text)).split() if f"def {exercise.slug}(" in text else []
         fault = " ".join(re.findall("# fault: (.*)", text)).split()
         odd = "\ud800" if student == "surrogates" else ""
         checks = []
@@ -180,7 +181,7 @@ def huge(notebook):
 
 
 def many_cells(notebook):
-    return {**partly(notebook), "cells": notebook["cells"] * 1250}
+    return {**partly(notebook), "cells": (notebook["cells"] * 10_000)[:10_000]}
 
 
 def surrogates(notebook):
@@ -268,6 +269,8 @@ def nbgrader(*arguments):
     try:
         app.initialize([*arguments])
         app.start()
+    except NoStart:  # how an application says that a subcommand has done its work
+        return 0
     except SystemExit as error:
         return error.code
     finally:
@@ -303,6 +306,7 @@ def hand_in(folder, released, secret, kind):
         (folder / "passwords.txt").symlink_to(secret)
         (folder / "gone.txt").symlink_to("nowhere")
         os.mkfifo(folder / "pipe")
+        os.mkfifo(folder / "timestamp.txt")
         (folder / "notes.txt").write_text("mine")
         (folder / "own.ipynb").write_text("not a notebook")
     if kind == "bad timestamp":
@@ -397,9 +401,10 @@ def test_reports_and_the_seed_are_kept_outside_of_the_students_folders(graded):
 
 
 def test_hidden_suites_are_nowhere_in_the_course_folder(graded, tiny_root):
-    texts = [path.read_text(errors="replace") for path in graded.root.rglob("*") if path.suffix in (".py", ".ipynb")]
-    assert texts
-    assert not [text for text in texts if text in ("# hidden\n", "# controls\n")]
+    for step in ("source", "release", "autograded", "feedback", "reports"):
+        files = [path for path in (graded.root / step).rglob("*") if path.is_file()]
+        assert files
+        assert not [path for path in files if path.read_bytes() in (b"# hidden\n", b"# controls\n")]
 
 
 def test_a_second_autograde_changes_nothing_but_what_is_new(graded, monkeypatch):

@@ -161,7 +161,6 @@ class TestSolutionLines:
             "per_channel = x.sum(dim=(0, 2))",
             "return per_channel / total",
             'self.register_buffer("seen", torch.zeros(SIZE))',
-            'raise ValueError(f"x must have three axes, got {x.ndim}")',
         }
 
     @pytest.mark.parametrize(
@@ -171,12 +170,14 @@ class TestSolutionLines:
             "loss.backward()",
             "with torch.no_grad():",
             "for x, y in loader:",
+            "if size < 1:",
+            'raise ValueError(f"{name} must be at least 1")',
             "else:",
             "return F.relu(x)",
         ],
     )
     def test_leave_out_small_change(self, line):
-        body = f"    {line}" + (" pass" if line.endswith(":") else "")
+        body = f"    {line}" + ("\n        pass" if line.endswith(":") else "")
         if line == "else:":
             body = "    if x: pass\n    else: pass"
         assert source.solution_lines(function(f"### BEGIN SOLUTION\nwhile x:\n{body}\n### END SOLUTION")) == set()
