@@ -17,7 +17,7 @@ demo: install  # release a session in both flavours, grade a small class, write 
 	$(BIN)/python -m grader.demo 3 --to build/demo
 
 test: install  # the machinery, and every suite on its reference
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests exercises --submission reference
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests exercises --submission reference
 
 lint: install  # style, types, stubs that are not stale
 	$(BIN)/ruff check .

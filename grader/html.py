@@ -311,7 +311,7 @@ def _curves(figure: Figure, name: str) -> tuple[Markup, list[str]]:
             drawing.append(_line(x(tick), bottom, x(tick), bottom + 5, "axis"))
             drawing.append(_text(f"{tick:.0f}", x(tick), bottom + 19, "middle", "faint"))
     drawing.append(_line(left, bottom, right, bottom, "axis"))
-    drawing.append(_text("measurement, in order", right, bottom + 38, "end", "faint"))
+    drawing.append(_text(figure.x_label, right, bottom + 38, "end", "faint"))
     if limit is not None:
         drawing.append(_line(left, y(limit), right, y(limit), "limit"))
 
@@ -331,9 +331,9 @@ def _curves(figure: Figure, name: str) -> tuple[Markup, list[str]]:
             notes.append(f"{one_line(label, 48)}: {len(strange)} of {len(line)} values cannot be drawn, {first}.")
     if figure.limit is not None:
         drawing.append(_line(left, row, left + 36, row, "limit"))
-        drawing.append(_text(f"limit {figure.limit:.4g}", left + 46, row + 4, "start"))
+        drawing.append(_text(f"{figure.limit_label} {figure.limit:.4g}", left + 46, row + 4, "start"))
         row += 20
-        summary.append(f"Limit {figure.limit:.4g}.")
+        summary.append(f"{figure.limit_label.capitalize()} {figure.limit:.4g}.")
     if hidden := len(figure.series) - len(shown):
         notes.append(f"{hidden} more lines are in the report's JSON.")
     if not values:
@@ -397,10 +397,10 @@ def _bars(figure: Figure, name: str) -> tuple[Markup, list[str]]:
     drawing.append(_line(x(0.0), top, x(0.0), bottom, "axis"))
     drawing.append(_text(one_line(figure.unit, 16), right, bottom + 36, "end", "faint"))
     if figure.limit is not None:
-        summary.append(f"Limit {figure.limit:.4g} {figure.unit}.")
+        summary.append(f"{figure.limit_label.capitalize()} {figure.limit:.4g} {figure.unit}.")
         if limit is not None:
             drawing.append(_line(x(limit), top - 8, x(limit), bottom, "limit"))
-            drawing.append(_text(f"limit {limit:.4g}", x(limit), top - 12, "middle"))
+            drawing.append(_text(f"{figure.limit_label} {limit:.4g}", x(limit), top - 12, "middle"))
     hidden = len(figure.series) - len(shown)
     notes = [f"{hidden} more bars are in the report's JSON."] if hidden else []
     if not shown:

@@ -39,7 +39,9 @@ class Figure(Record):
     title: Text
     unit: str = ""
     series: dict[Text, list[float]]
-    limit: float | None = None  # a bar or line that must not be crossed
+    x_label: Text = "step"  # of a curve: what one number after the other stands for
+    limit: float | None = None  # a line to compare with
+    limit_label: Text = "limit"
 
 
 class Check(Record):

@@ -4,13 +4,16 @@
 the child process of a grading machine both use it, so both see the same behaviour.
 """
 
+import contextlib
 import linecache
+import random
 import sys
 import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from grader.wire import plain
@@ -38,7 +41,9 @@ class Module:
             self.exercise.__file__ = label
             try:
                 exec(compile(source, label, "exec", dont_inherit=True), self.exercise.__dict__)
-            except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit and exceptions of its own included
                 if (required or all_required) and self.error is None:
                     self.error = self.describe(error)
             else:
@@ -54,11 +59,11 @@ class Module:
     def call(self, probe: Callable[..., Any], inputs: Sequence[Any], seed: int) -> dict[str, Any]:
         """``{"answer": plain data}`` or ``{"error": description}``; whatever the submission raises is data.
 
-        The global random stream starts at ``seed``, so that an answer depends on module, probe and inputs alone.
+        The global random streams (of torch, numpy and random) start at ``seed``, so that an answer depends on module,
+        probe and inputs alone. A KeyboardInterrupt is let through: at a keyboard it is the person's.
         """
         try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with streams_at(seed):
                 return {"answer": plain(probe(self.exercise, *inputs))}
         except KeyboardInterrupt:
             raise
@@ -67,6 +72,14 @@ class Module:
 
     def describe(self, error: BaseException) -> dict[str, Any]:
         """An exception as plain data, with the frames that lie in the student's own code."""
+        try:
+            return self._describe(error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # its type, attributes or methods raise when they are looked at
+            return {"type": "Exception", "bases": [], "message": "an exception that cannot be read", "frames": [], "own": True}
+
+    def _describe(self, error: BaseException) -> dict[str, Any]:
         frames = [
             (frame.filename, frame.lineno or 0, frame.name, (frame.line or "").strip()[:200])
             for frame in traceback.extract_tb(error.__traceback__)
@@ -86,3 +99,18 @@ class Module:
             "frames": frames[-MAX_FRAMES:],
             "own": bool(stack) and stack[-1].filename in self.labels,
         }
+
+
+@contextlib.contextmanager
+def streams_at(seed: int) -> Iterator[None]:
+    """The three global random streams at ``seed``, and afterwards where they were before."""
+    ours, numpys = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
+            yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(numpys)

@@ -14,13 +14,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 MAX_MESSAGE = 256 * 2**20
+MAX_JSON = 8 * 2**20
+"""Of a message. JSON grows twentyfold when it is parsed: this bounds what a hostile answer costs the judge in memory."""
 MAX_DEPTH = 16
 MAX_NODES = 100_000
+
+DTYPES = {str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
+"""By name, so that a name on the wire is looked up here and not in the module ``torch``, which imports lazily."""
+
+SENDABLE = frozenset(
+    DTYPES[name]
+    for name in (
+        "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+        "float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2",
+    )
+)  # fmt: skip
+"""Dtypes of the tensors that are plain data."""
 
 _LENGTHS = struct.Struct(">QI")
 HEADER_BYTES = _LENGTHS.size
@@ -57,25 +70,50 @@ def plain(value: Any, _depth: int = 0) -> Any:
     if _depth > MAX_DEPTH:
         raise WireError(f"the answer is nested deeper than {MAX_DEPTH} levels")
     kind = type(value)
-    if value is None or kind in (bool, int, float, str, torch.dtype):
+    if value is None or kind in (bool, int, float, str, torch.dtype, Foreign):
         return value
     if kind in (Tensor, nn.Parameter, nn.Buffer):
-        if value.layout is not torch.strided or value.device.type != "cpu" or value.is_complex() or value.is_quantized:
-            return Foreign(f"a {value.device.type} {value.layout} {value.dtype} tensor")
-        return value.detach().clone(memory_format=torch.contiguous_format).resolve_conj().resolve_neg()
-    if isinstance(value, dict):
-        return {plain(key, _depth + 1): plain(item, _depth + 1) for key, item in dict.items(value)}
-    if isinstance(value, list):
+        strided = value.layout is torch.strided and not value.is_nested
+        if not strided or value.device.type != "cpu" or value.dtype not in SENDABLE:
+            layout = "nested" if value.is_nested else value.layout
+            return Foreign(f"Tensor ({value.dtype}, {layout}, {value.device.type})")
+        return value.detach().clone(memory_format=torch.contiguous_format).resolve_neg()
+    if issubclass(kind, dict):  # of the type itself: an object's __class__ may lie
+        items = [(plain(key, _depth + 1), plain(item, _depth + 1)) for key, item in dict.items(value)]
+        return dict(items) if all(_is_key(key) for key, _ in items) else Foreign("dict with keys that are not plain")
+    if issubclass(kind, list):
         return [plain(item, _depth + 1) for item in list.__iter__(value)]
-    if isinstance(value, tuple):
+    if issubclass(kind, tuple):
         return tuple(plain(item, _depth + 1) for item in tuple.__iter__(value))
     return Foreign(f"{kind.__module__}.{kind.__qualname__}")
 
 
+def _is_key(value: Any) -> bool:
+    """Whether plain data may be a key: it hashes and compares by value, which tensors do not."""
+    if isinstance(value, tuple):
+        return all(map(_is_key, value))
+    return value is None or isinstance(value, bool | int | float | str | torch.dtype)
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes of all tensors in plain data."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(map(tensor_bytes, value.values()))
+    return sum(map(tensor_bytes, value)) if isinstance(value, list | tuple) else 0
+
+
 def encode(value: Any) -> bytes:
-    """A message that holds plain data (see ``plain``)."""
+    """A message that holds plain data (see ``plain``).
+
+    Raises:
+        WireError: more text than ``MAX_JSON``.
+    """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_to_json(value, tensors), allow_nan=False).encode()
+    if len(text) > MAX_JSON:
+        raise WireError(f"the answer has more than {MAX_JSON // 2**20} MB of text and numbers outside of tensors")
     body = save(tensors) if tensors else b""
     return _LENGTHS.pack(4 + len(text) + len(body), len(text)) + text + body
 
@@ -106,8 +144,10 @@ def body_length(header: bytes) -> tuple[int, int]:
         WireError: the lengths contradict each other or the bounds.
     """
     total, text = _LENGTHS.unpack(header)
-    if total > MAX_MESSAGE or text > total - 4:
-        raise WireError(f"the answer is larger than {MAX_MESSAGE // 2**20} MB, or malformed")
+    if total > MAX_MESSAGE:
+        raise WireError(f"the answer is larger than {MAX_MESSAGE // 2**20} MB")
+    if text > min(total - 4, MAX_JSON):
+        raise WireError("the answer is malformed (lengths)")
     return total - 4, text
 
 
@@ -121,7 +161,9 @@ def decode(body: bytes, text_length: int) -> Any:
         tree = json.loads(body[:text_length])
         tensors = load(body[text_length:]) if len(body) > text_length else {}
         return _Decoder(tensors).value(tree, 0)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, SafetensorError) as error:
+    except WireError:
+        raise
+    except Exception as error:  # of any kind: json and safetensors promise none
         raise WireError(f"the answer is malformed ({type(error).__name__})") from error
 
 
@@ -142,16 +184,20 @@ class _Decoder:
         if tag == "float":
             return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[content]
         if tag == "tensor":
-            return self.tensors[content]
+            tensor = self.tensors.pop(content)  # each is sent for one place
+            if tensor.dtype not in SENDABLE:
+                raise TypeError(tensor.dtype)
+            # A bool whose byte is not 0 or 1 would be true for one operation and false for the next.
+            return tensor.view(torch.uint8) != 0 if tensor.dtype is torch.bool else tensor
         if tag == "dtype":
-            dtype = getattr(torch, content)
-            if not isinstance(dtype, torch.dtype):
-                raise TypeError(content)
-            return dtype
+            return DTYPES[content]
         if tag == "foreign":
             return Foreign(str(content)[:200])
         if tag == "tuple":
             return tuple(self.value(item, depth + 1) for item in content)
         if tag == "dict":
-            return {self.value(key, depth + 1): self.value(item, depth + 1) for key, item in content}
+            items = [(self.value(key, depth + 1), self.value(item, depth + 1)) for key, item in content]
+            if not all(_is_key(key) for key, _ in items):
+                raise TypeError("a key")
+            return dict(items)
         raise ValueError(tag)

@@ -2,8 +2,8 @@
 
 Not a test: timings depend on what else the machine does. Only ratios within one run mean anything.
 
-- ``nbgrader_stock_s``: wall-clock seconds per submission of stock ``nbgrader autograde``, one notebook per exercise, whose graded
-  cells run the hidden suites in the notebook's kernel.
+- ``nbgrader_stock_s``: wall-clock seconds per submission of stock ``nbgrader autograde``, one notebook per exercise, whose
+  graded cells run the hidden suites in the notebook's kernel.
 - ``nbgrader_ours_s``: the same submissions through ``nbgrader autograde`` with our preprocessor.
 - ``grade_s``: the same submissions through ``grader grade SESSION``, one process per core.
 - ``nbgrader_ratio``: stock over ``grade_s``; ``nbgrader_inside_ratio``: stock over ``nbgrader_ours_s``.
