@@ -14,6 +14,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from typing import Any
@@ -70,7 +71,7 @@ def fork(control: socket.socket, descriptor: int, limits: dict[str, int]) -> int
         return pid
     status = 1
     try:
-        control.close()
+        os.close(control.fileno())  # control.close() would leave it open, because main's file still refers to it
         confine(folder, limits)
         with socket.socket(fileno=descriptor) as channel:
             serve(channel)
@@ -87,6 +88,7 @@ def confine(folder: str, limits: dict[str, int]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
+    os.close(null)
     os.environ.clear()
     os.environ.update(HOME=folder, TMPDIR=folder, OMP_NUM_THREADS="1", LANG="C.UTF-8")
     tempfile.tempdir = None
@@ -107,12 +109,12 @@ def serve(channel: socket.socket) -> None:
     import cloudpickle
 
     from grader.sandbox import Module
-    from grader.wire import WireError, encode, plain, seed_of
+    from grader.wire import encode, plain, seed_of
 
     def reply(content: dict[str, Any]) -> None:
         try:
             message = encode(content)
-        except (WireError, ValueError, TypeError, RuntimeError) as error:
+        except Exception as error:  # too large, or changed by a thread of the submission's
             message = encode({"error": module.describe(error)})
         channel.sendall(message)
 
@@ -123,7 +125,11 @@ def serve(channel: socket.socket) -> None:
         while True:
             content = receive(channel)
             probe, inputs = cloudpickle.loads(content)
-            reply(module.call(probe, inputs, seed_of(content)))
+            try:
+                answer = module.call(probe, inputs, seed_of(content))
+            except KeyboardInterrupt as error:  # nobody is at a keyboard here
+                answer = {"error": module.describe(error)}
+            reply(answer)
 
 
 def receive(channel: socket.socket) -> bytes:
@@ -146,13 +152,26 @@ def exactly(channel: socket.socket, size: int) -> bytes:
 
 def reap(pid: int) -> int:
     """Kill what is left of a child's process group, remove its folder; returns its exit code, negative for a signal."""
+    if pid not in folders:  # never ours, or reaped: to kill it might hit anybody (and 0 would be ourselves)
+        return 0
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):  # killed before it made its own group
         os.kill(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
-    shutil.rmtree(folders.pop(pid), ignore_errors=True)
+    remove(folders.pop(pid))
     return os.waitstatus_to_exitcode(status)
+
+
+def remove(folder: str) -> None:
+    """Remove a folder, whatever a submission has made of it."""
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.path.islink(folder):
+        os.unlink(folder)
+    elif os.path.lexists(folder):  # locked, or nested too deeply for Python
+        for command in (["chmod", "-R", "u+rwx", folder], ["rm", "-rf", folder]):
+            subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(DONE)
     except OSError as error:
-        code = complain(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+        code = complain(f"{error.filename2 or error.filename or ''}: {error.strerror or error}".removeprefix(": "))
     except Exception as error:
         if type(error).__name__ not in ("CourseError", "InputError", "SourceError", "ControlError"):
             raise
@@ -76,7 +76,7 @@ def parser() -> Parser:
     sub = command("check", run_check, "Run the visible checks on your own file.")
     sub.add_argument("exercise", help="such as 3.1")
     sub.add_argument("file", nargs="?", type=Path, help="default: the exercise's file in this folder")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=_seed, default=0)
 
     sub = command("hint", run_hint, "Show a hint: first a question, then a concept, then an outline.")
     sub.add_argument("exercise", help="such as 3.1")
@@ -96,7 +96,7 @@ def parser() -> Parser:
     sub.add_argument("path", nargs="+", type=Path, metavar="FILE|DIR")
     sub.add_argument("--json", metavar="FILE", help="write the report there; - for standard output")
     sub.add_argument("--out", type=Path, metavar="DIR", help="write reports and their HTML pages there")
-    sub.add_argument("--seed", type=int, help="run seed (default: a new one, recorded in the report)")
+    sub.add_argument("--seed", type=_seed, help="run seed (default: a new one, recorded in the report)")
     sub.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: one per core)")
 
     sub = command("audit", run_audit, "Put the suites on trial: stub, reference, right, wrong and lazy controls.")
@@ -117,6 +117,14 @@ def _positive(text: str) -> int:
     return number
 
 
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError(text)
+    return number
+
+
+_seed.__name__ = "whole number from 0 to 2**63 - 1"
 _positive.__name__ = "whole number from 1"  # argparse: "invalid <name> value"
 
 
@@ -146,9 +154,15 @@ def run_check(options: argparse.Namespace) -> int:
     exercise = course.exercise(options.exercise)
     require_ready(exercise)
     from grader.grading import check
+    from grader.subject import SubmissionError
+    from grader.submission import InputError
     from grader.terminal import show_report
 
-    report = check(course, exercise, options.file or course.stub(exercise), seed=options.seed)
+    path = options.file or course.stub(exercise)
+    try:
+        report = check(course, exercise, path, seed=options.seed)
+    except SubmissionError as error:
+        raise InputError(f"{path}: {error}") from None
     show_report(report, console())
     return DONE if report.score == report.max_score else FAILED
 
@@ -167,9 +181,10 @@ def run_hint(options: argparse.Namespace) -> int:
     path = course.hints(exercise)
     try:
         entry = tomllib.loads(path.read_text(encoding="utf-8"))[exercise.module]
-    except (tomllib.TOMLDecodeError, KeyError) as error:
-        raise CourseError(f"{path.name}: no hints for {exercise.id} ({error})") from None
-    print(f"{exercise.id} {exercise.title}, hint {options.rung} of 3\n\n{entry['hints'][options.rung - 1]}")
+        hint = entry["hints"][options.rung - 1]
+    except (ValueError, LookupError, TypeError) as error:  # not TOML, not UTF-8, or not what it should hold
+        raise CourseError(f"{path.name}: no hint {options.rung} for {exercise.id} ({error})") from None
+    print(f"{exercise.id} {exercise.title}, hint {options.rung} of 3\n\n{hint}")
     if options.rung < 3:
         print(f"\nStill stuck? grader hint {exercise.id} {options.rung + 1}")
     if options.rung > 1 and entry.get("symptoms"):
@@ -280,11 +295,11 @@ def run_audit(options: argparse.Namespace) -> int:
     """``grader audit``."""
     course = find()
     exercises = course.select(options.id)
-    from grader.audit import audit, show
+    from grader.audit import SEEDS, audit, show
 
     verdicts = []
     with progress("auditing", len(exercises) * options.seeds) as advance:
-        for found in audit(course, exercises, seeds=range(options.seeds), jobs=options.jobs):
+        for found in audit(course, exercises, seeds=range(SEEDS[0], SEEDS[0] + options.seeds), jobs=options.jobs):
             verdicts += found
             advance()
     show(verdicts, console())

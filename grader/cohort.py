@@ -26,7 +26,7 @@ class Task:
         """Read it; links are not followed, because they may lead to somebody else's file."""
         if self.path is None:
             return Submission(f"{self.exercise.module}.py", problem=EMPTY)
-        if self.path.is_symlink() or not self.path.is_file():
+        if self.path.is_symlink() or self.path.parent.is_symlink() or not self.path.is_file():
             return Submission(self.path.name, problem="the file is a link or not a regular file, and is not read")
         try:
             return Submission.from_file(self.path)

@@ -83,14 +83,19 @@ def load(path: Path) -> Controls:
     """Read a controls file.
 
     Raises:
-        ControlError: no such file, too few controls, a name used twice, or a wrong one without a sentence.
+        ControlError: no such file, an error in it, too few controls, a name used twice, or a wrong one without a sentence.
     """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ControlError(f"{path}: no controls")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    controls = Controls(tuple(module.WRONG), tuple(module.RIGHT))
+    try:
+        spec.loader.exec_module(module)
+        controls = Controls(tuple(module.WRONG), tuple(module.RIGHT))
+    except ControlError as error:
+        raise ControlError(f"{path.name}: {error}") from error
+    except Exception as error:
+        raise ControlError(f"{path.name}: {type(error).__name__}: {error}") from error
     names = [control.name for control in (*controls.wrong, *controls.right)]
     if len(controls.wrong) < 5 or len(controls.right) < 2:
         raise ControlError(f"{path.name}: at least 5 wrong and 2 right controls are needed")
@@ -136,6 +141,9 @@ def _span(node: ast.stmt) -> tuple[int, int]:
 LAZY = ("zeros", "constant", "identity", "half", "none")
 
 _LAZINESS = """
+
+import torch
+
 
 def _lazy_tree(kind, output, given):
     if isinstance(output, (tuple, list)):
@@ -183,4 +191,4 @@ def lazy(kind: str, reference: str) -> str:
     ``zeros`` and ``constant`` answer the right shape, ``identity`` the first tensor it was given, ``half`` is right for the
     first half of the batch only, ``none`` forgot its return statement.
     """
-    return f"import torch\n{reference}{_LAZINESS.format(kind=kind)}"
+    return reference + _LAZINESS.format(kind=kind)

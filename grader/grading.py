@@ -21,11 +21,14 @@ from grader import __version__, controls, plugin
 from grader.course import KINDS, Course, Exercise
 from grader.report import Check, Environment, Kind, Report
 from grader.sandbox import Module
-from grader.subject import Bench, Child, Local, Memo, Subject, SubmissionError
+from grader.subject import Bench, Child, GraderFault, Local, Memo, Restarted, Subject, SubmissionError
 from grader.submission import Submission
 
 DIAGNOSED = ("shapes", "gradients")
 """Kinds whose observations identify a mistake; what training ends with depends on too much else."""
+
+CALLS = 5
+"""How many times the limit of one probe all probes of a submission may take together."""
 
 DIAGNOSIS_S = 10.0
 """Wall-clock seconds that one report may spend on finding out which mistake was made."""
@@ -47,7 +50,7 @@ class Grader:
         self._bench = Bench()
         self._references: dict[str, Memo] = {}
         self._controls: dict[str, list[tuple[controls.Control, Memo]]] = {}
-        self.structure: set[str] = set()  # ids of the checks seen so far that look at structure only
+        self.structure: dict[str, set[str]] = {}  # exercise -> ids of its checks that look at structure only
 
     def __enter__(self) -> "Grader":
         return self
@@ -59,7 +62,7 @@ class Grader:
 
     def grade(self, exercise: Exercise, submission: Submission, *, seed: int, student: str = "") -> Report:
         """The verdict of the hidden suite; whatever the submission does ends up in the report."""
-        subject = self._child(exercise, submission)
+        subject = self._child(exercise, submission, total_s=CALLS * exercise.limits.wall_s)
         suite = self.course.hidden_suite(exercise)
         state = plugin.State(seed, lambda _: subject, lambda _: self._reference(exercise))
         try:
@@ -75,16 +78,16 @@ class Grader:
             )
         finally:
             subject.close()
-            self.structure.update(name for name, check in state.expected.items() if check.structure)
+            self.structure[exercise.id] = {name for name, check in state.expected.items() if check.structure}
 
-    def _child(self, exercise: Exercise, submission: Submission) -> Child:
-        limits = exercise.limits
-        return Child(self._bench, submission, exercise.module, wall_s=limits.wall_s, memory_mb=limits.memory_mb)
+    def _child(self, exercise: Exercise, submission: Submission, *, total_s: float = math.inf) -> Child:
+        wall_s, memory_mb = exercise.limits.wall_s, exercise.limits.memory_mb
+        return Child(self._bench, submission, exercise.module, wall_s=wall_s, memory_mb=memory_mb, total_s=total_s)
 
     def _reference(self, exercise: Exercise) -> Memo:
         if exercise.id not in self._references:
             submission = Submission.from_file(self.course.reference(exercise))
-            self._references[exercise.id] = Memo(self._child(exercise, submission))
+            self._references[exercise.id] = Memo(Restarted(lambda: self._child(exercise, submission)))
         return self._references[exercise.id]
 
     def _run(self, exercise: Exercise, suite: Path, subject: Child, state: plugin.State) -> str:
@@ -95,7 +98,8 @@ class Grader:
             if check.kind in DIAGNOSED and check.outcome not in ("correct", "grader_fault")
         ]
         if subject.answers and all(check.outcome != "not_attempted" for check in failing):
-            self._diagnose(exercise, failing)
+            with contextlib.suppress(GraderFault):  # a comment less; the verdict stands
+                self._diagnose(exercise, failing)
         return output
 
     def _diagnose(self, exercise: Exercise, failing: Sequence[plugin.Expected]) -> None:

@@ -14,13 +14,14 @@ import hashlib
 import inspect
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from grader.course import KINDS, Course, CourseError, Exercise, find
+from grader.course import KINDS, MANIFEST, Course, CourseError, Exercise, find
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # torch takes a second to import, and most pytest runs on a machine are not about this course
@@ -54,8 +55,17 @@ class Expected:
     observations: "list[Observation]" = field(default_factory=list)
 
 
+LARGE = 2**20
+
 NO_ANSWER = object()
 """Observed when a submission was stopped or left: it equals nothing, so it identifies no mistake."""
+
+
+LARGEST_OBSERVATION = 16 * 2**20
+"""Bytes; of a larger answer it is not remembered what it was."""
+
+MAX_WORDS = 4000
+"""Characters of a check's rationale: it may quote what a submission answered."""
 
 
 @dataclass
@@ -94,29 +104,51 @@ class State:
         return self.expected
 
 
-class Observed:
-    """A subject that remembers what it was asked and what it said, for the diagnosis."""
+class SuiteError(Exception):
+    """A mistake in a suite: a fault of the grader."""
 
-    def __init__(self, subject: "Subject", log: list[Observation]) -> None:
+
+class Observed:
+    """A subject that remembers what it was asked and what it said, for the diagnosis.
+
+    It refuses to send the run seed: whoever has it can draw the held-out labels. Small seeds, which only people type, cannot
+    be told from sizes and are let through.
+    """
+
+    def __init__(self, subject: "Subject", log: list[Observation], run_seed: int) -> None:
         self._subject = subject
         self._log = log
+        self._secret = run_seed if run_seed >= LARGE else None
         self.isolation = subject.isolation
 
     def run(self, probe: Callable[..., Any], *inputs: Any) -> Any:
         """See ``Subject.run``."""
+        from grader import wire
         from grader.subject import SubmissionError
 
+        self._guard(inputs)
         try:
             answer = self._subject.run(probe, *inputs)
         except SubmissionError as error:
             self._log.append(Observation(probe, inputs, NO_ANSWER if error.observation is None else error.observation))
             raise
-        self._log.append(Observation(probe, inputs, answer))
+        kept = wire.tensor_bytes(answer) <= LARGEST_OBSERVATION
+        self._log.append(Observation(probe, inputs, answer if kept else NO_ANSWER))
         return answer
 
     def timed(self, probe: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:
         """See ``Subject.timed``."""
+        self._guard(inputs)
         return self._subject.timed(probe, *inputs)
+
+    def _guard(self, value: Any) -> None:
+        if isinstance(value, dict):
+            value = [*value, *value.values()]
+        if isinstance(value, list | tuple):
+            for item in value:
+                self._guard(item)
+        elif self._secret is not None and type(value) is int and value == self._secret:
+            raise SuiteError("a check sends the run seed to the submission; send `seed`, which is this check's own")
 
     def close(self) -> None:
         """The owner closes the subject."""
@@ -143,13 +175,15 @@ def pytest_configure(config: pytest.Config) -> None:
     for kind, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{kind}(points=1, structure=False): {meaning}")
     if STATE not in config.stash:
-        student, reference = local_subjects(config.getoption("--submission"))
+        choice = config.getoption("--submission")
+        if choice not in (None, "reference", "stub") and not Path(choice).exists():
+            raise pytest.UsageError(f"--submission {choice}: no such file or folder")
+        student, reference = local_subjects(choice)
         config.stash[STATE] = State(config.getoption("--seed"), student, reference)
 
 
 def local_subjects(choice: str | None) -> "tuple[Callable[[Path], Subject], Callable[[Path], Subject | None]]":
     """Functions suite path -> subject in this process, each loaded once."""
-    from functools import cache
 
     @cache
     def load(path: Path, name: str) -> "Subject":
@@ -158,8 +192,8 @@ def local_subjects(choice: str | None) -> "tuple[Callable[[Path], Subject], Call
 
         try:
             submission = Submission.from_file(path)
-        except InputError as error:
-            raise pytest.UsageError(str(error)) from None
+        except InputError as error:  # of one exercise of several, perhaps: a complaint of its own checks
+            raise SubmissionError(str(error)) from None
         if submission.problem:
             raise SubmissionError(submission.problem)
         return Local.of(submission, name)
@@ -202,9 +236,17 @@ def submission_path(course: Course, exercise: Exercise, suite: Path, choice: str
 def kind_of(item: pytest.Item) -> str | None:
     """The kind of a check; None for a test that is not a check; an error for more than one."""
     kinds = [marker.name for marker in item.iter_markers() if marker.name in KINDS]
+    if kinds and not in_course(item.path.parent):  # another project's markers, which happen to have our names
+        return None
     if len(kinds) > 1:
         raise pytest.UsageError(f"{item.nodeid}: a check has one kind, this one has {kinds}")
     return kinds[0] if kinds else None
+
+
+@cache
+def in_course(folder: Path) -> bool:
+    """Whether a manifest lies in this folder or above it."""
+    return any((above / MANIFEST).is_file() for above in (folder, *folder.parents))
 
 
 @pytest.hookimpl(trylast=True)
@@ -229,7 +271,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(f"{item.nodeid}: write @pytest.mark.{kind}(points=<whole number from 1>)")
         check = Expected(kind, title_of(item), points, bool(marker.kwargs.get("structure")))
         item.stash[CHECK] = check
-        state.expected[item.name if len(files) == 1 else item.nodeid] = check
+        state.expected[item.nodeid.partition("::")[2] if len(files) == 1 else item.nodeid] = check
 
 
 def title_of(item: pytest.Item) -> str:
@@ -266,8 +308,10 @@ def generator(seed: int) -> "torch.Generator":
 @pytest.fixture
 def student(request: pytest.FixtureRequest) -> "Subject":
     """The submission."""
-    state, check = request.config.stash[STATE], request.node.stash[CHECK]
-    return Observed(state.student(request.path), check.observations)
+    state, check = request.config.stash[STATE], request.node.stash.get(CHECK, None)
+    if check is None:
+        raise pytest.UsageError(f"{request.node.name} asks for the student, so give it a kind: {', '.join(KINDS)}")
+    return Observed(state.student(request.path), check.observations, state.seed)
 
 
 @pytest.fixture
@@ -305,16 +349,16 @@ def pytest_runtest_makereport(
             check.observations.clear()
             return report
     if call.excinfo is not None:
-        judge(item, check, call.excinfo.value)
+        judge(item, check, call.excinfo.value, again=call.when == "call")
         if check.outcome != "grader_fault" and report.failed:
             report.longrepr = Words(check)
     return report
 
 
-def judge(item: pytest.Item, check: Expected, error: BaseException) -> None:
-    """The outcome of a check that ended with ``error``."""
+def judge(item: pytest.Item, check: Expected, error: BaseException, *, again: bool) -> None:
+    """The outcome of a check that ended with ``error``; ``again``: it can be repeated, because its fixtures were set up."""
     from grader.checks import Failure
-    from grader.subject import SubmissionError
+    from grader.subject import GraderFault, SubmissionError
 
     first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
     if isinstance(error, SubmissionError):
@@ -323,12 +367,13 @@ def judge(item: pytest.Item, check: Expected, error: BaseException) -> None:
         check.outcome, check.rationale, check.help = "wrong", error.rationale, error.help
     elif isinstance(error, AssertionError | pytest.fail.Exception):  # the latter is pytest-timeout's
         check.outcome, check.rationale = "wrong", first_line
-    elif isinstance(error, Exception) and passes_with_reference(item):
+    elif again and isinstance(error, Exception) and not isinstance(error, GraderFault) and passes_with_reference(item):
         # The check trips over this answer but not over a right one: the answer is at fault.
         check.outcome = "wrong"
         check.rationale = f"the answer is not of the kind that was asked for ({type(error).__name__}: {first_line})"
     else:
         check.outcome, check.rationale = "grader_fault", f"{type(error).__name__}: {first_line}"
+    check.rationale = check.rationale[:MAX_WORDS]
 
 
 def passes_with_reference(item: pytest.Item) -> bool:

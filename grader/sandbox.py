@@ -77,7 +77,8 @@ class Module:
         except KeyboardInterrupt:
             raise
         except BaseException:  # its type, attributes or methods raise when they are looked at
-            return {"type": "Exception", "bases": [], "message": "an exception that cannot be read", "frames": [], "own": True}
+            words = "an exception that cannot be read"
+            return {"type": "Exception", "bases": [], "message": words, "frames": [], "own": True}
 
     def _describe(self, error: BaseException) -> dict[str, Any]:
         frames = [

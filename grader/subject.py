@@ -8,6 +8,8 @@ and ``Child`` (a grading machine: a process per submission, forked from a pre-wa
 import contextlib
 import hashlib
 import json
+import math
+import os
 import select
 import signal
 import socket
@@ -22,7 +24,7 @@ from typing import Any, Literal, Protocol
 import cloudpickle
 
 from grader import wire
-from grader.sandbox import Module
+from grader.sandbox import MAX_FRAMES, MAX_TEXT, Module
 from grader.submission import Submission
 
 Probe = Callable[..., Any]
@@ -49,11 +51,13 @@ class SubmissionError(Exception):
     @classmethod
     def from_description(cls, error: dict[str, Any], *, loading: bool = False) -> "SubmissionError":
         """From what ``sandbox.Module.describe`` wrote; every field is checked, because a hostile process may forge it."""
-        name = str(error.get("type"))
-        message = str(error.get("message"))
-        frames = [frame for frame in error.get("frames") or () if isinstance(frame, tuple | list) and len(frame) == 4]
+        name = _text(error.get("type"), 200)
+        message = _text(error.get("message"), MAX_TEXT)
+        frames = [
+            [_text(part, 200) for part in frame] for frame in _items(error.get("frames")) if len(_items(frame)) == 4
+        ][-MAX_FRAMES:]
         lines = [f"{label}, line {line}" + (f", in {where}" if where else "") for label, line, where, _ in frames]
-        if "NotImplementedError" in (error.get("bases") or ()):
+        if "NotImplementedError" in map(_text, _items(error.get("bases"))):
             where = f" ({lines[-1]})" if lines else ""
             return cls(
                 f"not attempted yet{where}", "Write this part; `grader hint` has ideas.", outcome="not_attempted"
@@ -63,6 +67,18 @@ class SubmissionError(Exception):
         rationale = f"{start}{name}: {message}" if message else f"{start}{name}"
         help_line = f"It was raised in\n{text}" if text else ""
         return cls(rationale, help_line, observation=("error", name))
+
+
+def _items(value: Any) -> "list[Any] | tuple[Any, ...]":
+    return value if isinstance(value, list | tuple) else []
+
+
+def _text(value: Any, most: int = 200) -> str:
+    return str(value)[:most] if isinstance(value, str | int) else ""
+
+
+class GraderFault(Exception):
+    """Something of the judge's own did not work. It costs nobody a point: the check is pending."""
 
 
 class Subject(Protocol):
@@ -150,16 +166,19 @@ def unwrap(reply: Any, loading_error: Any) -> Any:
     raise SubmissionError("the process answered out of turn", "Do not write to file descriptors you did not open.")
 
 
-class BenchDied(Exception):
-    """The pre-warmed parent is gone."""
+class BenchDied(GraderFault):
+    """The pre-warmed parent is gone, or does not answer."""
 
 
 class Bench:
     """The trusted end of a pre-warmed parent process (``grader.bench``), which forks a child per submission.
 
-    One bench serves one grading at a time. A submission that kills the parent loses its own points only: the next
-    ``open`` starts a new one.
+    One bench serves one grading at a time. A submission that kills or stops the parent loses its own points only: the
+    next ``fork`` starts a new one.
     """
+
+    START_S = 120.0
+    REPLY_S = 30.0  # a fork takes milliseconds, but the folder that is removed with a child may be large
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -172,18 +191,17 @@ class Bench:
         self.close()
 
     def _request(self, message: dict[str, Any], *descriptors: int) -> int:
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            try:
-                socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
-                reply = self._replies.readline()
-            except OSError:
-                reply = ""
-            if not reply:
-                self.close()
-                raise BenchDied
-        return int(json.loads(reply))
+        if self._process is None or self._process.poll() is not None:
+            raise BenchDied("the bench has ended")
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+            return int(self._replies.readline())
+        except (OSError, ValueError) as error:  # gone, stopped, or not itself any more
+            self.close()
+            raise BenchDied("the bench does not answer") from error
+        except BaseException:  # interrupted: the next request would read this one's reply
+            self.close()
+            raise
 
     def _start(self) -> None:
         self.close()
@@ -194,30 +212,42 @@ class Bench:
             self._process = subprocess.Popen(
                 command, pass_fds=[other.fileno()], env=environment, stdin=subprocess.DEVNULL, cwd="/"
             )
-        self._replies = self._control.makefile("r", encoding="utf-8")
-        if self._replies.readline() != "ready\n":
+        self._control.settimeout(self.START_S)
+        self._replies = self._control.makefile("rb")
+        try:
+            ready = self._replies.readline()
+        except BaseException:
             self.close()
-            raise RuntimeError("the bench did not start; see its messages above")
+            raise
+        if ready != b"ready\n":
+            self.close()
+            raise BenchDied("the bench did not start; see its messages above")
+        self._control.settimeout(self.REPLY_S)
 
     def warm(self) -> None:
         """Start the parent now rather than with the first submission."""
         with self._lock:
-            if self._process is None:
+            if self._process is None or self._process.poll() is not None:
                 self._start()
 
     def fork(self, descriptor: int, *, memory_mb: int, cpu_s: int) -> int:
         """Pid of a new child that serves on the socket ``descriptor``."""
         request = {"fork": {"memory_mb": memory_mb, "cpu_s": cpu_s}}
-        try:
-            return self._request(request, descriptor)
-        except BenchDied:  # an earlier submission killed it: start anew, once
-            return self._request(request, descriptor)
+        with self._lock:
+            try:
+                return self._request(request, descriptor)
+            except BenchDied:  # not started yet, or an earlier submission killed it: start anew, once
+                self._start()
+                return self._request(request, descriptor)
 
     def reap(self, pid: int) -> int | None:
         """Kill a child and its group; its exit code (negative: the signal), or None when the bench is gone as well."""
         try:
-            return self._request({"reap": pid})
-        except BenchDied:
+            with self._lock:
+                return self._request({"reap": pid})
+        except BenchDied:  # what it leaves behind is nobody's child any more
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
             return None
 
     def close(self) -> None:
@@ -234,15 +264,26 @@ class Child:
     """A submission in a process of its own, with limits on wall clock and memory.
 
     A call that runs out of time, or a child that dies, costs that call; the next call gets a fresh child. After
-    ``MAX_DEATHS`` of them, or when loading itself fails, every further call fails at once.
+    ``MAX_DEATHS`` of them, or when loading itself fails, or ``total_s`` have gone by in all calls together, every further
+    call fails at once.
     """
 
     isolation: Literal["in-process", "child-process"] = "child-process"
     MAX_DEATHS = 2
 
-    def __init__(self, bench: Bench, submission: Submission, name: str, *, wall_s: float, memory_mb: int) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        submission: Submission,
+        name: str,
+        *,
+        wall_s: float,
+        memory_mb: int,
+        total_s: float = math.inf,
+    ) -> None:
         self._bench = bench
         self._wall_s = wall_s
+        self._left_s = self._total_s = total_s
         self._memory_mb = memory_mb
         chunks = [(c.label, c.source, c.required) for c in submission.chunks]
         self._content = cloudpickle.dumps({"name": name, "chunks": chunks})
@@ -274,6 +315,8 @@ class Child:
         start = self._cpu_seconds()
         reply = self._exchange(content)
         seconds = self._cpu_seconds() - start
+        if not seconds > 0:  # to read a question and write its answer takes time; nan: the process is gone
+            raise self._died("the answer did not come from the process that was asked")
         return unwrap(reply, self._loading_error), seconds
 
     def close(self) -> None:
@@ -285,17 +328,28 @@ class Child:
 
     def _open(self) -> None:
         if self._final is not None:
-            raise self._final
-        self._channel, other = socket.socketpair()
-        with other:
-            self._pid = self._bench.fork(other.fileno(), memory_mb=self._memory_mb, cpu_s=int(20 * self._wall_s) + 60)
+            raise self._final.with_traceback(None)
+        channel, other = socket.socketpair()
+        try:
+            with other:
+                cpu_s = int(20 * self._wall_s) + 60
+                self._pid = self._bench.fork(other.fileno(), memory_mb=self._memory_mb, cpu_s=cpu_s)
+        except BaseException:
+            channel.close()
+            raise
+        self._channel = channel
         try:
             loaded = self._exchange(self._content)
         except SubmissionError as error:
             self._final = SubmissionError(f"while your file was loaded, {error.rationale}", error.help)
             raise self._final from None
-        self._loading_error = loaded.get("error") if isinstance(loaded, dict) else None
-        if self._loading_error and not loaded.get("usable"):
+        match loaded:
+            case {"usable": bool(usable), "error": (None | dict()) as loading_error}:
+                self._loading_error = loading_error
+            case _:
+                self._final = self._died("the process answered out of turn")
+                raise self._final
+        if self._loading_error and not usable:
             self._final = SubmissionError.from_description(self._loading_error, loading=True)
             self.close()
             raise self._final
@@ -304,23 +358,40 @@ class Child:
         """Send a request and decode its reply, all within the wall-clock limit."""
         assert self._channel is not None
         limit = self._wall_s / 3 if self._deaths else self._wall_s  # who ran out of time once gets less of it
-        deadline = time.monotonic() + limit
+        start = time.monotonic()
+        deadline = start + min(limit, self._left_s)
         try:
-            if select.select([self._channel], [], [], 0)[0]:
+            if _readable(self._channel):
                 raise wire.WireError("an answer came before its question")
             self._send(len(content).to_bytes(8, "big") + content, deadline)
             size, text = wire.body_length(self._receive(wire.HEADER_BYTES, deadline))
             return wire.decode(self._receive(size, deadline), text)
         except TimeoutError:
-            raise self._died(f"your code was still running after {limit:g} s and was stopped") from None
+            if limit <= self._left_s:
+                raise self._died(f"your code was still running after {limit:g} s and was stopped") from None
+            self._deaths = self.MAX_DEATHS
+            raise self._died(f"all your answers together took more than {self._total_s:g} s") from None
         except (EOFError, ConnectionError):
             raise self._died("") from None
         except wire.WireError as error:
             raise self._died(str(error)) from None
+        except BaseException:  # interrupted, e.g. by a test's own limit: the reply would answer the next question
+            self.close()
+            raise
+        finally:
+            self._left_s -= time.monotonic() - start
+
+    def _limit(self, deadline: float) -> None:
+        """Give the next operation on the channel the time that is left; TimeoutError when there is none."""
+        assert self._channel is not None
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._channel.settimeout(left)
 
     def _send(self, data: bytes, deadline: float) -> None:
         assert self._channel is not None
-        self._channel.settimeout(max(deadline - time.monotonic(), 0.001))
+        self._limit(deadline)
         self._channel.sendall(data)
 
     def _receive(self, size: int, deadline: float) -> bytes:
@@ -328,7 +399,7 @@ class Child:
         buffer = bytearray(size)
         view = memoryview(buffer)
         while view:
-            self._channel.settimeout(max(deadline - time.monotonic(), 0.001))
+            self._limit(deadline)
             count = self._channel.recv_into(view)
             if not count:
                 raise EOFError
@@ -364,7 +435,51 @@ class Child:
         try:
             return time.clock_gettime((~self._pid << 3) | 2)
         except OSError:
-            return 0.0
+            return math.nan
+
+
+def _readable(channel: socket.socket) -> bool:
+    poll = select.poll()  # select.select refuses descriptors from 1024
+    poll.register(channel, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class Restarted:
+    """A subject of the judge's own, the reference: when its process is lost, a new one is asked, once.
+
+    A submission that kills the bench kills the reference's process, too. That must cost neither it nor the next student.
+    """
+
+    def __init__(self, make: Callable[[], Subject]) -> None:
+        self._make = make
+        self._subject = make()
+        self.isolation: Literal["in-process", "child-process"] = self._subject.isolation
+
+    def run(self, probe: Probe, *inputs: Any) -> Any:
+        """See ``Subject.run``."""
+        return self.timed(probe, *inputs)[0]
+
+    def timed(self, probe: Probe, *inputs: Any) -> tuple[Any, float]:
+        """See ``Subject.timed``.
+
+        Raises:
+            GraderFault: it did not answer twice.
+        """
+        lost = ""
+        for _ in range(2):
+            try:
+                return self._subject.timed(probe, *inputs)
+            except SubmissionError as error:
+                if error.observation is not None or error.outcome == "not_attempted":  # its code raised: an answer
+                    raise
+                lost = error.rationale
+                self._subject.close()
+                self._subject = self._make()
+        raise GraderFault(f"the reference: {lost}")
+
+    def close(self) -> None:
+        """See ``Subject.close``."""
+        self._subject.close()
 
 
 class Memo:
@@ -390,7 +505,7 @@ class Memo:
         self._answers.move_to_end(key)
         state, content = self._answers[key]
         if state == "error":
-            raise content
+            raise content.with_traceback(None)
         return wire.plain(content)  # a copy: a check may change what it was given
 
     def timed(self, probe: Probe, *inputs: Any) -> tuple[Any, float]:

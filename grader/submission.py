@@ -1,9 +1,11 @@
 """A student's answer as text: a Python module, or the code cells of a notebook. Nothing here runs it."""
 
+import codecs
 import hashlib
 import io
 import json
 import re
+import stat
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,10 @@ from typing import Any
 
 MAX_BYTES = 64 * 2**20
 """A larger file is not read: a 50 MB output in a notebook is still an honest accident, a gigabyte is not."""
+
+
+ENCODINGS = {"utf-8", "utf-8-sig", "ascii", "iso8859-1", "iso8859-15", "cp1252"}
+"""Of modules. Some of Python's other codecs (punycode) take the trusted process quadratic time on hostile text."""
 
 
 class InputError(Exception):
@@ -62,16 +68,21 @@ class Submission:
         """Read a ``.py`` or ``.ipynb`` file.
 
         What is wrong *inside* the file is the student's and becomes ``problem``; what is wrong with the call is an
-        ``InputError``: no such file, a folder, no permission, another extension.
+        ``InputError``: no such file, a folder, no permission, another extension. A link is not followed: in a submitted
+        archive it may lead to the reference, or to another student's answer.
         """
         if path.suffix not in (".py", ".ipynb"):
             raise InputError(f"{path}: expected a .py module or an .ipynb notebook")
         try:
-            if path.stat().st_size > MAX_BYTES:
-                return cls(path.name, problem=f"the file is larger than {MAX_BYTES // 2**20} MB")
-            content = path.read_bytes()
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe or a device would never end
+                return cls(path.name, problem="the file is a link or not a regular file, and is not read")
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error
+        if len(content) > MAX_BYTES:
+            return cls(path.name, problem=f"the file is larger than {MAX_BYTES // 2**20} MB")
         return cls.from_bytes(content, path.name)
 
     @classmethod
@@ -83,11 +94,13 @@ class Submission:
             if name.endswith(".ipynb"):
                 return cls(name, cells_to_chunks(json.loads(content.decode("utf-8-sig"))))
             encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+            if codecs.lookup(encoding).name not in ENCODINGS:
+                return cls(name, problem=f"the file's encoding is {encoding[:40]}: save it as UTF-8")
             return cls.from_source(content.decode(encoding), name)
         except UnicodeDecodeError as error:
             return cls(name, problem=f"the file is not UTF-8 text (byte {error.start}): save it as UTF-8")
         except SyntaxError as error:  # an unknown or contradictory coding cookie
-            return cls(name, problem=f"the file's encoding cannot be read: {error.msg}")
+            return cls(name, problem=f"the file's encoding cannot be read ({error.msg[:200]}): save it as UTF-8")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return cls(name, problem=f"the file is not a Jupyter notebook ({type(error).__name__})")
 
