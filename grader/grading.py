@@ -203,8 +203,8 @@ class SimplePreset:
         config.stash[plugin.STATE] = self.state
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """The person at the keyboard, not a submission: those run elsewhere."""
-        self.interrupted = isinstance(excinfo.value, KeyboardInterrupt)
+        """The person at the keyboard, not a submission: those run elsewhere. Nor a suite that cannot be collected."""
+        self.interrupted = type(excinfo.value) is KeyboardInterrupt  # pytest's own Interrupted is a subclass
 
 
 def report_of(

@@ -1,5 +1,9 @@
 """A course of one session and two exercises, small enough to release and grade in a moment."""
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 
 MANIFEST = """\
@@ -119,3 +123,22 @@ def tiny_root(tmp_path_factory):
     (folders[0] / "README.md").write_text("# Tiny\n")
     (folders[0] / "lesson.md").write_text(LESSON)
     return root
+
+
+@pytest.fixture(scope="session")
+def made_up():
+    """The builder of a course that can be graded and audited: ``made_up.make(folder)``."""
+    spec = importlib.util.spec_from_file_location("made_up", Path(__file__).with_name("made_up.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["made_up"] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def bench():
+    """One pre-warmed parent process for all tests of this process that grade."""
+    from grader.subject import Bench
+
+    with Bench() as shared:
+        yield shared
