@@ -178,8 +178,9 @@ def run_suite(suite: Path, root: Path, state: plugin.State) -> str:
     preset = SimplePreset(state)
     configuration = importlib.resources.files("grader") / "templates" / "pytest.ini"
     arguments = [
-        str(suite), "-c", str(configuration), f"--rootdir={root}", "-q", "--disable-plugin-autoload",
-        "-p", "grader", "-p", "pytest_timeout", "-p", "no:cacheprovider",
+        str(suite), "-c", str(configuration), f"--rootdir={root}", f"--confcutdir={root}", "-q",
+        "--disable-plugin-autoload", "-p", "grader", "-p", "pytest_timeout", "-p", "no:cacheprovider",
+        "-p", "no:unraisableexception",  # it collects garbage ten times, a quarter of a second
     ]  # fmt: skip
     if state.kinds != KINDS:
         arguments += ["-m", " or ".join(state.kinds)]

@@ -104,10 +104,6 @@ class State:
         return self.expected
 
 
-class SuiteError(Exception):
-    """A mistake in a suite: a fault of the grader."""
-
-
 class Observed:
     """A subject that remembers what it was asked and what it said, for the diagnosis.
 
@@ -148,7 +144,9 @@ class Observed:
             for item in value:
                 self._guard(item)
         elif self._secret is not None and type(value) is int and value == self._secret:
-            raise SuiteError("a check sends the run seed to the submission; send `seed`, which is this check's own")
+            from grader.subject import GraderFault
+
+            raise GraderFault("a check sends the run seed to the submission; send `seed`, which is this check's own")
 
     def close(self) -> None:
         """The owner closes the subject."""

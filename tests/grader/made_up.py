@@ -123,7 +123,7 @@ def test_gradient(student, generator):
     expect(student.run(doubled, torch.ones(2, requires_grad=True)) is not None, "no answer")
 '''
 
-CONTROLS = '''\
+CONTROLS = """\
 from grader.controls import right, wrong
 
 WRONG = [
@@ -134,7 +134,7 @@ WRONG = [
     wrong("loops", "throughput", says="You loop.", edit={"2 * x": "torch.stack([2 * v for v in x])"}),
 ]
 RIGHT = [right("adds", edit={"2 * x": "x + x"}), right("multiplies", edit={"2 * x": "x.mul(2)"})]
-'''
+"""
 
 HINTS = """\
 [ex1_double]

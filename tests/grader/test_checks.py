@@ -180,7 +180,9 @@ def test_the_message_says_where_what_was_expected_and_what_came():
     expected = torch.arange(6.0).reshape(2, 3)
     actual = expected.clone()
     actual[1, 2] = -1
-    with pytest.raises(Failure, match=r"^logits, second, item 0 at \(1, 2\): expected 5, got -1 \(1 of 6 values differ\)$"):
+    with pytest.raises(
+        Failure, match=r"^logits, second, item 0 at \(1, 2\): expected 5, got -1 \(1 of 6 values differ\)$"
+    ):
         assert_close({"second": [actual]}, {"second": [expected]}, what="logits")
 
 
@@ -371,7 +373,9 @@ def test_gradcheck_fails_an_answer_of_another_type(function):
 
 
 @pytest.mark.parametrize(
-    "inputs", [(randn(2),), (torch.arange(2),), (randn(2), randn(2, dtype=torch.float64))], ids=["float32", "int", "mix"]
+    "inputs",
+    [(randn(2),), (torch.arange(2),), (randn(2), randn(2, dtype=torch.float64))],
+    ids=["float32", "int", "mix"],
 )
 def test_gradcheck_with_inputs_that_prove_nothing_is_the_suites_mistake(inputs):
     with pytest.raises(ValueError, match="float64 inputs"):  # not a Failure, which would cost the student
@@ -382,7 +386,8 @@ def test_gradcheck_with_inputs_that_prove_nothing_is_the_suites_mistake(inputs):
 
 
 @pytest.mark.parametrize(
-    ("value", "share"), [(2.0, 0.0), (1.0, 1.0), (1.5, 0.5), (3.0, -1.0), (0.5, 1.5), (NAN, -INF), (INF, -INF), (-INF, -INF)]
+    ("value", "share"),
+    [(2.0, 0.0), (1.0, 1.0), (1.5, 0.5), (3.0, -1.0), (0.5, 1.5), (NAN, -INF), (INF, -INF), (-INF, -INF)],
 )
 def test_gap_closed_is_the_share_of_the_way_and_minus_infinity_for_what_is_no_number(value, share):
     assert gap_closed(value, chance=2.0, optimum=1.0) == share
@@ -547,14 +552,20 @@ def test_gradients_of_are_those_of_autograd_and_none_where_there_is_none():
 
 def test_values_at_builds_no_graph():
     seen = []
-    answering(function=lambda x: seen.append(torch.is_grad_enabled()) or x).run(probes.values_at, call, [[randn(2)]] * 2)
+    answering(function=lambda x: seen.append(torch.is_grad_enabled()) or x).run(
+        probes.values_at, call, [[randn(2)]] * 2
+    )
     assert seen == [False, False]
 
 
 def test_raised_by_tells_a_submission_error_from_silence():
     assert probes.raised_by(None, lambda _: None) is None
     raised = raising(OwnError("x" * 9999)).run(probes.raised_by, call)
-    assert (raised["type"], raised["bases"][:2], len(raised["message"])) == ("OwnError", ["OwnError", "ValueError"], 500)
+    assert (raised["type"], raised["bases"][:2], len(raised["message"])) == (
+        "OwnError",
+        ["OwnError", "ValueError"],
+        500,
+    )
 
 
 def test_modes_of_lists_every_submodule():

@@ -152,7 +152,9 @@ def test_a_fixture_that_fails_is_the_graders_fault_also_when_the_check_does_not_
 
 def test_a_fixture_that_asks_the_student_gives_the_students_error_its_name(verdict):
     fixture = "@pytest.fixture\ndef answer(student):\n    return student.run(doubled, 1.0)\n"
-    report = verdict(fixture + check("shapes", "pass", arguments="answer"), "def double(x):\n    raise ValueError('mine')\n")
+    report = verdict(
+        fixture + check("shapes", "pass", arguments="answer"), "def double(x):\n    raise ValueError('mine')\n"
+    )
     assert report.checks[0].outcome == "raised"
     assert "mine" in report.checks[0].rationale
 
@@ -192,7 +194,9 @@ def test_the_second_run_with_the_reference_has_the_inputs_of_the_first(verdict):
 
 
 def test_a_rationale_that_quotes_a_huge_answer_is_cut(verdict):
-    report = verdict(check("shapes", "raise Failure(str(student.run(doubled, 'x')))"), "def double(x):\n    return x * 10**7\n")
+    report = verdict(
+        check("shapes", "raise Failure(str(student.run(doubled, 'x')))"), "def double(x):\n    return x * 10**7\n"
+    )
     assert len(report.checks[0].rationale) <= plugin.MAX_WORDS
 
 
@@ -231,14 +235,20 @@ def test_a_suite_that_cannot_be_collected_costs_nobody_a_point(verdict, text):
 
 
 def test_a_check_that_was_not_collected_is_pending(verdict):
-    text = check("shapes", PASSING) + "if 'never' in os.environ:" + check("shapes", PASSING, "test_b").replace("\n", "\n    ")
+    text = (
+        check("shapes", PASSING)
+        + "if 'never' in os.environ:"
+        + check("shapes", PASSING, "test_b").replace("\n", "\n    ")
+    )
     report = verdict(text, points={"shapes": 2})
     assert (report.score, report.pending) == (0, 2)
 
 
 def test_a_check_that_a_conftest_takes_out_of_the_collection_is_pending(verdict, tmp_path):
     (tmp_path / "conftest.py").write_text("def pytest_collection_modifyitems(items):\n    del items[1:]\n")
-    report = verdict(check("shapes", PASSING) + check("gradients", PASSING, "test_b"), points={"shapes": 1, "gradients": 1})
+    report = verdict(
+        check("shapes", PASSING) + check("gradients", PASSING, "test_b"), points={"shapes": 1, "gradients": 1}
+    )
     assert outcomes(report) == {"test_it": "correct", "suite_gradients": "grader_fault"}
 
 
@@ -253,7 +263,9 @@ def test_two_checks_of_the_same_name_in_two_classes_are_two_checks(verdict):
 
 
 def test_every_parameter_set_is_a_check_with_points_of_its_own(verdict):
-    text = check("shapes", "expect(n < 2, 'no')", arguments="student, n", extra="@pytest.mark.parametrize('n', range(3))")
+    text = check(
+        "shapes", "expect(n < 2, 'no')", arguments="student, n", extra="@pytest.mark.parametrize('n', range(3))"
+    )
     report = verdict(text)
     assert list(outcomes(report).values()) == ["correct", "correct", "wrong"]
     assert (report.score, report.max_score) == (2, 3)
@@ -263,9 +275,7 @@ def test_every_parameter_set_is_a_check_with_points_of_its_own(verdict):
 
 
 def ladder(*failing):
-    return "".join(
-        check(kind, f"expect({kind not in failing}, 'no')", name=f"test_{kind}") for kind in reversed(KINDS)
-    )
+    return "".join(check(kind, f"expect({kind not in failing}, 'no')", name=f"test_{kind}") for kind in reversed(KINDS))
 
 
 def test_checks_run_in_the_order_of_the_rungs_and_keep_their_own_order_within(verdict):
@@ -289,7 +299,9 @@ def test_checks_run_in_the_order_of_the_rungs_and_keep_their_own_order_within(ve
         (KINDS, ["wrong", "not_reached", "not_reached", "not_reached"]),
     ],
 )
-def test_failures_behind_a_failed_rung_are_not_reached_and_everything_is_scored_all_the_same(verdict, failing, expected):
+def test_failures_behind_a_failed_rung_are_not_reached_and_everything_is_scored_all_the_same(
+    verdict, failing, expected
+):
     report = verdict(ladder(*failing))
     assert [check.outcome for check in report.checks] == expected
     assert [check.kind for check in report.checks] == list(KINDS)
@@ -302,7 +314,9 @@ def test_two_failures_on_the_same_rung_are_both_wrong(verdict):
 
 
 def test_a_check_that_is_not_reached_keeps_its_words(verdict):
-    report = verdict(check("shapes", "expect(False, 'a')") + check("gradients", "expect(False, 'b', 'c')", name="test_b"))
+    report = verdict(
+        check("shapes", "expect(False, 'a')") + check("gradients", "expect(False, 'b', 'c')", name="test_b")
+    )
     assert (report.checks[1].outcome, report.checks[1].rationale, report.checks[1].help) == ("not_reached", "b", "c")
 
 
@@ -339,7 +353,9 @@ def test_a_check_without_points_is_worth_one(verdict):
 
 
 def test_a_test_without_a_kind_gives_no_points_and_may_not_ask_the_student(verdict):
-    report = verdict("def test_own():\n    pass\ndef test_it(student):\n    pass\n" + check("shapes", "pass", name="test_c"))
+    report = verdict(
+        "def test_own():\n    pass\ndef test_it(student):\n    pass\n" + check("shapes", "pass", name="test_c")
+    )
     assert outcomes(report) == {"test_c": "correct"}
 
 
@@ -410,12 +426,16 @@ VISIBLE, HIDDEN = "exercises/session_03_tiny", "tests/session_03_tiny"
 def test_a_stub_is_red_with_a_friendly_line(session):
     result = session(VISIBLE)
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["not attempted yet*", "0 of 2 checks pass. Nothing is attempted yet, so red is as it*"])
+    result.stdout.fnmatch_lines(
+        ["not attempted yet*", "0 of 2 checks pass. Nothing is attempted yet, so red is as it*"]
+    )
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
 def test_a_half_done_answer_is_told_what_is_next(session, pytester):
-    (pytester.path / VISIBLE / "ex1_double.py").write_text("def double(x):\n    return 2 * x if len(x) == 3 else None\n")
+    (pytester.path / VISIBLE / "ex1_double.py").write_text(
+        "def double(x):\n    return 2 * x if len(x) == 3 else None\n"
+    )
     result = session(VISIBLE)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["1 of 2 checks pass. Next: A gradient comes through."])
@@ -486,7 +506,9 @@ def test_a_seed_that_is_no_number_is_refused(session):
 
 def test_a_failure_shows_the_students_own_lines(session, pytester):
     (pytester.path / VISIBLE / "ex1_double.py").write_text("def double(x):\n    return x / 'two'\n")
-    session(VISIBLE).stdout.fnmatch_lines(["TypeError: *", "It was raised in", "  ex1_double.py, line 2, in double: return*"])
+    session(VISIBLE).stdout.fnmatch_lines(
+        ["TypeError: *", "It was raised in", "  ex1_double.py, line 2, in double: return*"]
+    )
 
 
 def test_asking_for_a_reference_that_is_not_there_is_said(session, pytester):

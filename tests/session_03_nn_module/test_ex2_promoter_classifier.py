@@ -402,12 +402,12 @@ def test_filters_and_head_learn_from_the_labels(student, seed, generator):
 
 
 @pytest.mark.convergence(points=4)
-def test_finds_promoters(student, run_seed, figures):
+def test_finds_promoters(student, run_seed, seed, figures):
     """Trained on rows sorted by label, it ranks unseen promoters first, and its logits are calibrated"""
     task = promoters.two_motifs(run_seed)
     x, y = task.train
     order = y.argsort(descending=True, stable=True)  # all promoters first: shuffling is up to fit_promoter_cnn
-    answer = student.run(fitted_logits, (x[order], y[order]), task.test_inputs, run_seed)
+    answer = student.run(fitted_logits, (x[order], y[order]), task.test_inputs, seed)
     predicted = assert_shape(answer["logits"], (len(task.test_inputs),), what="logits of held-out sequences")
     figures.curve("Training loss", {"yours": answer["losses"]}, unit="nats", limit=task.optimum["log_loss"])
     assert_gap_closed(
