@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: install demo test lint audit bench lock clean
+.PHONY: install demo test lint audit bench wheel lock clean
 
 install: .venv/installed
 
@@ -30,6 +30,9 @@ audit: install  # the suites on trial: stub, reference, right, wrong and lazy co
 
 bench: install  # how fast we are; writes build/bench.json
 	$(BIN)/python tests/grader/benchmark.py
+
+wheel: install  # what students install: the checks, hints and fixtures, into dist/
+	$(BIN)/python -m build --quiet --wheel --no-isolation
 
 lock: install  # pin what pyproject.toml asks for
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url \

@@ -135,10 +135,14 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
             points = f"{span} of {of_role[0].max_score}"
             table.add_row(exercise, role, str(len(of_role)), points, f"{mean:.1f}", str(bad or "none"))
     console.print(table)
-    for verdict in sorted(verdicts, key=lambda v: (v.trial.exercise, v.trial.role, v.trial.control, v.trial.seed)):
+    complaints: dict[tuple[str, str, str, str], list[int]] = {}
+    for verdict in verdicts:
         if verdict.complaint:
             trial = verdict.trial
-            text = f"{trial.exercise} {trial.role} {trial.control}, seed {trial.seed}: {verdict.complaint}"
-            console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+            complaints.setdefault((trial.exercise, trial.role, trial.control, verdict.complaint), []).append(trial.seed)
+    for (exercise, role, control, complaint), seeds in sorted(complaints.items()):
+        where = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds, such as {min(seeds)}"
+        text = f"{exercise} {role} {control}, {where}: {complaint}"
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     wrong = sum(bool(v.complaint) for v in verdicts)
     console.print(f"{len(verdicts)} trials, {wrong or 'no'} wrong verdict{'' if wrong == 1 else 's'}")

@@ -152,6 +152,34 @@ class Observed:
         """The owner closes the subject."""
 
 
+class Trusted:
+    """The reference as a check sees it: when it does not answer, the grader is at fault, not the student."""
+
+    def __init__(self, subject: "Subject") -> None:
+        self._subject = subject
+        self.isolation = subject.isolation
+
+    def run(self, probe: Callable[..., Any], *inputs: Any) -> Any:
+        """See ``Subject.run``."""
+        return self._asked(self._subject.run, probe, *inputs)
+
+    def timed(self, probe: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:
+        """See ``Subject.timed``."""
+        answer, seconds = self._asked(self._subject.timed, probe, *inputs)
+        return answer, seconds
+
+    def _asked(self, ask: Callable[..., Any], *question: Any) -> Any:
+        from grader.subject import GraderFault, SubmissionError
+
+        try:
+            return ask(*question)
+        except SubmissionError as error:
+            raise GraderFault(f"the reference: {error.rationale}") from error
+
+    def close(self) -> None:
+        """The owner closes the subject."""
+
+
 STATE = pytest.StashKey[State]()
 CHECK = pytest.StashKey[Expected]()
 
@@ -318,7 +346,7 @@ def reference(request: pytest.FixtureRequest) -> "Subject":
     subject = request.config.stash[STATE].reference(request.path)
     if subject is None:
         raise pytest.UsageError(f"{request.path.name} asks for the reference, which is not here")
-    return subject
+    return Trusted(subject)
 
 
 @pytest.fixture

@@ -350,8 +350,9 @@ class Child:
         start = self._cpu_seconds()
         reply = self._exchange(content)
         seconds = self._cpu_seconds() - start
-        if not seconds > 0:  # to read a question and write its answer takes time; nan: the process is gone
-            raise self._died("the answer did not come from the process that was asked")
+        if math.isnan(seconds):
+            raise self._died("the answer did not come from the process that was asked, which is gone")
+        # A short exchange may cost 0: a virtual machine's kernel subtracts the time that its host took away.
         return unwrap(reply, self._loading_error), seconds
 
     def close(self) -> None:

@@ -159,6 +159,16 @@ class Files:
     points: dict[str, int] = field(default_factory=lambda: dict(POINTS))
 
 
+def quick() -> Files:
+    """The exercise without its throughput check, which takes longer than all others together."""
+    begin, end = SUITE.index("@pytest.mark.throughput"), SUITE.index("@pytest.mark.shapes")
+    loops = next(line for line in CONTROLS.splitlines() if '"loops"' in line)
+    halves = loops.replace('"loops", "throughput"', '"halves", "shapes"').replace("You loop", "You halve")
+    controls = CONTROLS.replace(loops, halves.replace("torch.stack([2 * v for v in x])", "x / 2"))
+    points = {kind: count for kind, count in POINTS.items() if kind != "throughput"}
+    return Files(suite=SUITE[:begin] + SUITE[end:], controls=controls, points=points)
+
+
 def make(folder: Path, exercises: dict[str, Files] | None = None, *, hints: str = HINTS) -> Course:
     """Write a course into ``folder`` (slug -> files, numbered from 1, and one more that is planned), and load it."""
     exercises = exercises or {"double": Files()}

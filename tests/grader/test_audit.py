@@ -2,6 +2,7 @@
 
 import io
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -155,18 +156,18 @@ def complaints(verdicts):
 def double(made_up):
     """``double(old, new, ...)``: the files of the exercise, with text of the suite replaced."""
 
-    def files(*replacements, **others):
-        suite = made_up.SUITE
+    def files(*replacements):
+        suite = made_up.quick().suite
         for old, new in zip(replacements[::2], replacements[1::2], strict=True):
             assert suite.count(old) == 1
             suite = suite.replace(old, new)
-        return made_up.Files(suite=suite, **others)
+        return replace(made_up.quick(), suite=suite)
 
     return files
 
 
-def test_a_good_suite_has_no_complaint(audited, double):
-    verdicts = audited({"double": double()}, seeds=(0, 1))
+def test_a_good_suite_has_no_complaint(audited, made_up):
+    verdicts = audited({"double": made_up.Files()}, seeds=(0, 1))
     assert complaints(verdicts) == {}
     assert len(verdicts) == 1 + 3 * 2 + 5 + 5
     assert {v.score for v in verdicts if v.trial.role in ("reference", "right")} == {10}
@@ -209,8 +210,8 @@ def test_a_suite_with_a_fault_is_named(audited, double):
 
 
 @pytest.mark.parametrize("suite", ["import no_such_module\n", "", "def broken(:\n"])
-def test_a_suite_that_cannot_be_run_is_named_on_every_trial(audited, double, made_up, suite):
-    verdicts = audited({"double": made_up.Files(suite=suite)})
+def test_a_suite_that_cannot_be_run_is_named_on_every_trial(audited, made_up, suite):
+    verdicts = audited({"double": replace(made_up.quick(), suite=suite)})
     assert all(verdict.complaint.startswith("grader fault") for verdict in verdicts)
 
 
@@ -222,7 +223,8 @@ def test_a_stub_that_earns_a_point_is_named(audited, double):
 
 def test_a_structural_check_of_one_exercise_excuses_no_check_of_the_same_name_in_another(audited, double, made_up):
     lax = double("structure=True)\ndef test_input_is_left_alone", ")\ndef test_input_is_left_alone")
-    found = complaints(audited({"double": double(), "again": made_up.Files(
+    found = complaints(audited({"double": double(), "again": replace(
+        lax,
         suite=lax.suite.replace("exercise.double", "exercise.again"),
         reference=made_up.REFERENCE.replace("def double", "def again"),
         stub=made_up.STUB.replace("def double", "def again"),

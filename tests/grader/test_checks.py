@@ -399,7 +399,7 @@ def test_gap_closed_works_upwards_as_well():
 
 @pytest.mark.parametrize("value", [1.5, NAN, INF, -INF])
 def test_a_value_that_closes_too_little_fails(value):
-    with pytest.raises(Failure, match="at least 0.90 is needed"):
+    with pytest.raises(Failure, match=r"at least 0\.90 is needed"):
         assert_gap_closed(value, 2.0, 1.0, bar=0.9, what="loss", most=1.1)
 
 

@@ -189,7 +189,8 @@ def test_every_reference_can_be_made_lazy(kind):
     )
     module = module_of(controls.lazy(kind, head))
     assert module.__doc__ == "Task."
-    assert module.f(X) is not X + 1
+    answer = module.f(X)
+    assert answer is None or not torch.equal(answer, X + 1)
 
 
 def test_what_a_lazy_module_imports_stays_what_it_was():

@@ -165,7 +165,10 @@ def test_an_error_in_teardown_changes_no_verdict(verdict, body, outcome):
     assert outcomes(verdict(fixture + check("shapes", body, arguments="student, data"))) == {"test_it": outcome}
 
 
-TRIPS = "values = student.run(doubled, torch.tensor(2.0))\nexpect(values['a'] == 1 if isinstance(values, str) else values > 3, 'no')"
+TRIPS = (
+    "values = student.run(doubled, torch.tensor(2.0))\n"
+    "expect(values['a'] == 1 if isinstance(values, str) else values > 3, 'no')"
+)
 
 
 def test_an_answer_over_which_only_it_makes_the_check_trip_is_wrong(verdict):
