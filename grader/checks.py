@@ -294,8 +294,13 @@ def slowdown(
             times[0].append(mine)
             times[1].append(theirs)
     mine, theirs = statistics.median(times[0]), statistics.median(times[1])
-    if not min(mine, theirs) > 0:
-        raise ArithmeticError(f"no CPU time could be read ({mine:g} s against the reference's {theirs:g} s)")
+    if not theirs > 0:
+        raise ArithmeticError(f"no CPU time of the reference could be read ({theirs:g} s)")
+    if not mine >= theirs / UNBELIEVABLE:  # NaN included
+        raise Failure(
+            f"{what} comes for {mine / theirs:.2g} of the reference's CPU time, and no right answer needs so little of it",
+            "The work must be done in the call, by the process that is asked: not earlier, not elsewhere.",
+        )
     return Slowdown(mine / theirs, mine, theirs)
 
 

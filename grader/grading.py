@@ -98,7 +98,7 @@ class Grader:
             if check.kind in DIAGNOSED and check.outcome not in ("correct", "grader_fault")
         ]
         if subject.answers and all(check.outcome != "not_attempted" for check in failing):
-            with contextlib.suppress(GraderFault):  # a comment less; the verdict stands
+            with contextlib.suppress(GraderFault, controls.ControlError):  # a comment less; the verdict stands
                 self._diagnose(exercise, failing)
         return output
 

@@ -263,12 +263,19 @@ def test_an_answer_with_two_mistakes_is_told_of_the_one_that_explains_more(grade
     assert "You multiply by three." in helps["test_values"]
 
 
-def test_the_diagnosis_changes_no_score(grade, spoilt, made_up):
+@pytest.mark.parametrize(
+    "controls",
+    [
+        lambda made_up: made_up.quick().controls.replace("3 * x", "7 * x"),
+        lambda made_up: made_up.quick().controls.replace("2 * x", "5 * x"),
+        lambda made_up: "raise RuntimeError\n",
+        lambda made_up: "",
+    ],
+    ids=["others", "that do not match", "that raise", "none"],
+)
+def test_the_diagnosis_changes_no_score(grade, spoilt, made_up, controls):
     with_controls = grade(answer("3 * x"))
-    without = spoilt(
-        answer("3 * x"),
-        controls="WRONG = RIGHT = []\nraise RuntimeError\n"[:0] + made_up.CONTROLS.replace("3 * x", "7 * x"),
-    )
+    without = spoilt(answer("3 * x"), controls=controls(made_up))
     assert [(one.earned, one.outcome) for one in without.checks] == [
         (one.earned, one.outcome) for one in with_controls.checks
     ]
