@@ -357,7 +357,8 @@ class progress:  # noqa: N801  # reads as a function: with progress("grading", 1
             print(f"{self._what}: {self._done} of {self._total}", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if not self._plain:  # where nothing was started, stopping prints an empty line
+            self._bar.stop()
 
 
 if __name__ == "__main__":

@@ -65,9 +65,7 @@ def find(student: Path, exercise: Exercise) -> Path | None:
 def grade(course: Course, tasks: Sequence[Task], *, seed: int, jobs: int, out: Path | None = None) -> Iterator[Report]:
     """The reports as they come; each is also written to ``out/<student>/<exercise>.json`` when ``out`` is given."""
     jobs = max(1, min(jobs, len(tasks)))
-    with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_start, initargs=(str(course.root),)
-    ) as pool:
+    with workers(course, jobs) as pool:
         pending = [pool.submit(_grade, task, seed) for task in tasks]
         for future in as_completed(pending):
             report = future.result()

@@ -68,7 +68,7 @@ def fit_promoter_cnn(
     train: tuple[Float[Tensor, "n 4 length"], Float[Tensor, "n"]],
     valid: tuple[Float[Tensor, "m 4 length"], Float[Tensor, "m"]] | None = None,
     *,
-    epochs: int = 9,
+    epochs: int = 15,
     batch_size: int = 64,
     generator: torch.Generator | None = None,
 ) -> tuple[PromoterCNN, History]:

@@ -1,7 +1,6 @@
 """The audit: which suites it lets pass, and that a suite which is lax, strict, flaky or faulty is named."""
 
 import io
-from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -117,26 +116,12 @@ def test_the_plan_has_every_role_on_the_seeds_it_needs(made_up, tmp_path):
 def audited(made_up, bench, tmp_path, monkeypatch):
     """``audited(**files)`` -> complaints {(role, control, seed): words} of a course with these files spoilt."""
 
-    class Here:
-        """Runs in this process what a pool would run in others."""
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def submit(self, function, *arguments):
-            future = Future()
-            future.set_result(function(*arguments))
-            return future
-
     def run(exercises, seeds=(0,)):
         course = made_up.make(tmp_path, exercises)
         grader = Grader(course)
         grader._bench = bench
         monkeypatch.setattr(cohort, "_grader", grader)
-        monkeypatch.setattr(audit, "workers", lambda *_: Here())
+        monkeypatch.setattr(audit, "workers", lambda *_: made_up.Here())
         ready = [exercise for exercise in course.exercises if exercise.ready]
         try:
             verdicts = [verdict for group in audit.audit(course, ready, seeds=seeds) for verdict in group]
