@@ -327,10 +327,11 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def console() -> "Console":
-    """Standard output, for people."""
+    """Standard output, for people; wide enough for a class where it is no terminal that says how wide it is."""
     from rich.console import Console
 
-    return Console()
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=120)
 
 
 class progress:  # noqa: N801  # reads as a function: with progress("grading", 10) as advance

@@ -180,7 +180,7 @@ def run_suite(suite: Path, root: Path, state: plugin.State) -> str:
     arguments = [
         str(suite), "-c", str(configuration), f"--rootdir={root}", f"--confcutdir={root}", "-q",
         "--disable-plugin-autoload", "-p", "grader", "-p", "pytest_timeout", "-p", "no:cacheprovider",
-        "-p", "no:unraisableexception",  # it collects garbage ten times, a quarter of a second
+        "--tb=native", "-p", "no:unraisableexception",  # fast: nobody reads the traceback, and it collects garbage
     ]  # fmt: skip
     if state.kinds != KINDS:
         arguments += ["-m", " or ".join(state.kinds)]

@@ -217,12 +217,15 @@ class Bench:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._children: dict[int, tuple[subprocess.Popen[bytes], int]] = {}  # pid -> the bench it is of, a handle on it
 
     def __enter__(self) -> "Bench":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        for pid in list(self._children):
+            self.reap(pid)
 
     def _request(self, message: dict[str, Any], *descriptors: int) -> int:
         if self._process is None or self._process.poll() is not None:
@@ -270,19 +273,33 @@ class Bench:
         request = {"fork": {"memory_mb": memory_mb, "cpu_s": cpu_s}}
         with self._lock:
             try:
-                return self._request(request, descriptor)
+                pid = self._request(request, descriptor)
             except BenchDied:  # not started yet, or an earlier submission killed it: start anew, once
                 self._start()
-                return self._request(request, descriptor)
+                pid = self._request(request, descriptor)
+            assert self._process is not None
+            try:
+                self._children[pid] = self._process, os.pidfd_open(pid)
+            except OSError as error:  # that is no child's pid: somebody else has answered
+                self.close()
+                raise BenchDied("the bench has started nothing") from error
+            return pid
 
     def reap(self, pid: int) -> int | None:
-        """Kill a child and its group; its exit code (negative: the signal), or None when the bench is gone as well."""
-        try:
-            with self._lock:
-                return self._request({"reap": pid})
-        except BenchDied:  # what it leaves behind is nobody's child any more
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+        """Kill a child and its group; its exit code (negative: the signal), or None when its bench is gone as well."""
+        with self._lock:
+            if pid not in self._children:  # to kill it might hit anybody
+                return None
+            bench, handle = self._children.pop(pid)
+            try:
+                if bench is self._process:
+                    with contextlib.suppress(BenchDied):  # then as if it had been gone before
+                        return self._request({"reap": pid})
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)  # ProcessLookupError: the pid may be another's now
+                    os.killpg(pid, signal.SIGKILL)
+                os.close(handle)
             return None
 
     def close(self) -> None:

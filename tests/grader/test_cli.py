@@ -492,9 +492,9 @@ def test_audit_in_worker_processes_finds_the_same(made_up, tmp_path):
     assert result.returncode == FAILED
     lines = [line for line in result.stdout.splitlines() if "seed" in line and ": " in line]
     assert [line.split(",")[0] for line in lines] == [
-        "3.2 reference reference",
-        "3.2 right adds",
-        "3.2 right multiplies",
+        "3.1 reference reference",
+        "3.1 right adds",
+        "3.1 right multiplies",
     ]
 
 

@@ -681,7 +681,7 @@ def test_dropout_in_a_linear_model_is_ridge(student, run_seed, figures):
 
 @pytest.mark.convergence(points=2)
 def test_dropout_saves_a_large_network_from_memorising(student, run_seed, generator, figures):
-    """On held-out probes the network beats guessing, and the average over masks comes near the optimum"""
+    """The network does not memorise its probes, and on others the average over masks comes near the optimum"""
     task = binding.probes(run_seed, test=1500)
     seed = int(torch.randint(2**31, (), generator=generator))  # not the run's own: from that the labels can be drawn
     answer = student.run(trained_predictions, task.train, task.test_inputs, seed)
@@ -693,13 +693,15 @@ def test_dropout_saves_a_large_network_from_memorising(student, run_seed, genera
     chance, optimum = task.chance["log_loss"], task.optimum["log_loss"]
     assert_gap_closed(
         metrics.log_loss(predicted, task.test_targets), chance, optimum,
-        bar=0.05,  # right answers 0.25..0.80 on 45 seeds; no dropout below -1.8; p = 0.5 or p and 1-p swapped below -0.8
+        # Right answers 0.35..0.80 on nearly every seed, but 0.04..0.17 on one of 106, whose 600 probes say little. No dropout
+        # below -1.8; p = 0.5, or p and 1-p swapped, below -0.8: the bar lies between, however unlucky the draw.
+        bar=-0.3,
         what="held-out log-loss in eval mode",
-        help="Below 0: worse than guessing. The network knows its 600 probes by heart: is dropout active in training?",
+        help="Far worse than guessing: the network knows its 600 probes by heart. Is dropout active in training?",
     )  # fmt: skip
     assert_gap_closed(
         metrics.log_loss(mean.double().logit(eps=1e-7), task.test_targets), chance, optimum,
-        bar=0.5,  # right answers 0.62..0.85 on 45 seeds; a single mask -0.31..0.43
+        bar=0.45,  # right answers 0.60..0.88 on 106 seeds; a single mask -0.31..0.43, which the next check sees, too
         what="held-out log-loss of mc_dropout",
         help="Average the probabilities of 50 passes, each with masks of its own.",
     )  # fmt: skip
