@@ -212,7 +212,7 @@ class Bench:
     """
 
     START_S = 120.0
-    REPLY_S = 30.0  # a fork takes milliseconds, but the folder that is removed with a child may be large
+    REPLY_S = 10.0  # a fork takes milliseconds, but the folder that is removed with a child may be large
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None

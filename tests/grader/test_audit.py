@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from grader import audit, cohort
+from grader import audit, cohort, grading
 from grader.audit import Trial, Verdict
 from grader.controls import ControlError
 from grader.grading import Grader
@@ -121,6 +121,7 @@ def audited(made_up, bench, tmp_path, monkeypatch):
         grader = Grader(course)
         grader._bench = bench
         monkeypatch.setattr(cohort, "_grader", grader)
+        monkeypatch.setattr(grading, "DIAGNOSED", ())  # a diagnosis changes no verdict, and takes time
         monkeypatch.setattr(audit, "workers", lambda *_: made_up.Here())
         ready = [exercise for exercise in course.exercises if exercise.ready]
         try:
@@ -152,9 +153,9 @@ def double(made_up):
 
 
 def test_a_good_suite_has_no_complaint(audited, made_up):
-    verdicts = audited({"double": made_up.Files()}, seeds=(0, 1))
+    verdicts = audited({"double": made_up.Files()})
     assert complaints(verdicts) == {}
-    assert len(verdicts) == 1 + 3 * 2 + 5 + 5
+    assert len(verdicts) == 1 + 3 + 5 + 5
     assert {v.score for v in verdicts if v.trial.role in ("reference", "right")} == {10}
 
 
@@ -183,7 +184,7 @@ def test_a_suite_that_is_too_strict_is_named_with_whom_it_refused(audited, doubl
 def test_a_suite_that_is_flaky_is_named_with_its_seed(audited, double):
     flaky = double("def test_descends(student, generator):", "def test_descends(student, generator, run_seed):",
                    "    x = 3 + torch", "    assert run_seed != 2, 'bad luck'\n    x = 3 + torch")  # fmt: skip
-    found = complaints(audited({"double": flaky}, seeds=(0, 1, 2)))
+    found = complaints(audited({"double": flaky}, seeds=(1, 2)))
     assert found[("reference", "reference", 2)].endswith("bad luck")
     assert {seed for _, _, seed in found} == {2}
 

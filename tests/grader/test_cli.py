@@ -455,10 +455,10 @@ def test_a_pending_verdict_fails_the_run_of_a_class(students, course, run):
 
 
 def test_audit_of_a_good_suite_is_done(course, run):
-    code, out, err = run("audit", "3.1", "--seeds", "2")
+    code, out, err = run("audit", "3.1", "--seeds", "1")
     assert code == DONE
-    assert out.rstrip().endswith("17 trials, no wrong verdicts")
-    assert err.splitlines()[-1] == "auditing: 2 of 2"
+    assert out.rstrip().endswith("14 trials, no wrong verdicts")
+    assert err.splitlines()[-1] == "auditing: 1 of 1"
 
 
 def test_audit_of_a_bad_suite_fails_and_names_the_control(course, run):
@@ -512,7 +512,7 @@ def test_a_reader_that_leaves_early_is_no_error(course):
 
 def test_list_and_hint_do_not_wait_for_torch(course):
     script = "import sys\nfrom grader.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n    assert 'torch' not in sys.modules"
-    for arguments in (["list"], ["hint", "3.1"], ["list", "99"]):
+    for arguments, code in ((["list"], DONE), (["hint", "3.1"], DONE), (["list", "99"], BAD_INPUT)):
         command = [sys.executable, "-c", script, *arguments]
         result = subprocess.run(command, cwd=course.root, capture_output=True, text=True, check=False)
-        assert "AssertionError" not in result.stderr
+        assert result.returncode == code, result.stderr

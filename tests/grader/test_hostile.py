@@ -147,14 +147,16 @@ ENDINGS = {
 
 @pytest.mark.parametrize("code", ENDINGS.values(), ids=ENDINGS)
 def test_ending_the_run_at_import_earns_nothing(attack, stub, code):
-    report = attack(f"{code}\n{stub}".replace("from __future__", "# "))
+    report = attack(f"{code}\n{stub}")
     assert report.score == 0
     assert {check.outcome for check in report.checks} <= {"raised", "not_reached"}
 
 
-@pytest.mark.parametrize("code", ENDINGS.values(), ids=ENDINGS)
-def test_ending_the_run_in_a_call_earns_nothing(attack, stub, code):
-    report = attack(stub + IN_A_CALL.format(code))
+@pytest.mark.parametrize(
+    "name", ["os._exit", "sys.exit", "KeyboardInterrupt", "own BaseException", "pytest.exit", "SIGSEGV"]
+)
+def test_ending_the_run_in_a_call_earns_nothing(attack, stub, name):
+    report = attack(stub + IN_A_CALL.format(ENDINGS[name]))
     assert report.score == 0
     assert {check.outcome for check in report.checks} <= {"raised", "not_reached", "not_attempted", "wrong"}
 
@@ -167,18 +169,18 @@ ENDLESS = {
     "output": "import os\n    while True: os.write(1, bytes(2**20)); os.write(2, bytes(2**20))",
     "print": "while True: print('x' * 10**6, flush=True)",
     "message": "class E(Exception):\n        def __str__(self):\n            while True: pass\n    raise E",
-    "endless reply": "import os\n    for n in range(3, 256):\n        try:\n            while True: os.write(n, b'\\0\\0\\0\\0\\1' * 999)\n"
-    "        except OSError: pass",
+    "endless reply": "import os, struct\n    for n in range(3, 256):\n        try:\n"
+    "            os.write(n, struct.pack('>QI', 2**27, 10))\n            while True: os.write(n, b' ')\n        except OSError: pass",
     "children": "import os, time\n    for _ in range(20):\n        if not os.fork(): break\n    time.sleep(10**6)",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS)
 def test_what_never_ends_costs_no_more_than_its_limit_and_earns_nothing(attack, stub, code):
-    report = attack(stub + IN_A_CALL.format(code), wall_s=0.6)
+    report = attack(stub + IN_A_CALL.format(code), wall_s=0.4)
     assert report.score == 0
-    assert any("was stopped" in check.rationale or "larger than" in check.rationale for check in report.checks)
-    assert report.seconds < 0.6 * CALLS + 30  # it had two calls; the rest is the machine's
+    assert any("was stopped" in check.rationale for check in report.checks)
+    assert report.seconds < 0.4 * CALLS + 30  # it had two calls; the rest is the machine's
 
 
 def test_many_slow_answers_cost_no_more_than_their_limit_together(attack, stub):
@@ -195,7 +197,7 @@ def test_many_slow_answers_cost_no_more_than_their_limit_together(attack, stub):
         "x = []\n    while True: x.append(bytearray(2**26))",
         "import torch\n    torch.ones(2**40)",
         "with open('big', 'wb') as file:\n        while True: file.write(bytes(2**24))",
-        "x = []\n    x.append(x)\n    raise ValueError(x, 'y' * 10**8)",
+        "x = []\n    x.append(x)\n    raise ValueError(x, 'y' * 10**7)",
         "self.__init__()",
     ],
     ids=["memory", "tensor", "file", "message", "recursion"],
@@ -420,13 +422,14 @@ BasicMLP.forward = forward
     assert earned["test_learns_what_no_linear_model_can"] == 0
 
 
-def test_killing_and_stopping_the_parent_costs_the_submission_and_nobody_else(attack, stub, monkeypatch, judge):
-    monkeypatch.setattr(judge._bench, "REPLY_S", 1.0)
+def test_stopping_the_parent_costs_the_submission_and_nobody_else(attack, stub, judge, monkeypatch):
+    monkeypatch.setattr(type(judge._bench), "REPLY_S", 1.0)
     judge._bench.warm()
     judge._bench._control.settimeout(1.0)
-    for number in ("SIGSTOP", "SIGKILL"):
-        code = f"import os, signal; os.kill(os.getppid(), signal.{number}); signal.pause()"
-        assert attack(stub + IN_A_CALL.format(code), wall_s=2.0).score == 0
+    first = judge._bench._process
+    code = "import os, signal; os.kill(os.getppid(), signal.SIGSTOP); signal.pause()"
+    assert attack(stub + IN_A_CALL.format(code), wall_s=1.0).score == 0
+    assert judge._bench._process is not first
 
 
 # Notebooks.

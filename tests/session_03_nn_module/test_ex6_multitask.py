@@ -616,7 +616,7 @@ def test_learns_both_tasks_from_a_quarter_of_the_labels(student, run_seed, figur
         metrics.mse(expression, task.test_expression),
         task.chance["mse"],
         task.optimum["mse"],
-        bar=0.5,  # BARE
+        bar=0.25,  # right answers 0.44..0.82 on 38 seeds; shuffled apart -0.03..0; missing counted as zero below -1
         what="held-out mean squared error of the expression",
         help="Below 0: are missing labels counted as zeros? At 0: do sequences and labels still belong together?",
     )
@@ -624,7 +624,7 @@ def test_learns_both_tasks_from_a_quarter_of_the_labels(student, run_seed, figur
         metrics.log_loss(logits, task.test_tissue),
         task.chance["cross_entropy"],
         task.optimum["cross_entropy"],
-        bar=0.6,  # BART
+        bar=0.57,  # right answers 0.69..0.95 on 38 seeds; softmax in the head, or trunk detached, 0.24..0.46; no tissue < 0.05
         what="held-out cross-entropy of the tissue",
         help="Near a half: is there a softmax in the head? Lower: do the tissue labels reach the trunk?",
     )
