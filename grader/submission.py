@@ -15,6 +15,9 @@ MAX_BYTES = 64 * 2**20
 """A larger file is not read: a 50 MB output in a notebook is still an honest accident, a gigabyte is not."""
 
 
+MAX_PARTS = 2_000_000
+"""Lists and objects in a notebook's JSON, which grow twentyfold when they are parsed."""
+
 ENCODINGS = {"utf-8", "utf-8-sig", "ascii", "iso8859-1", "iso8859-15", "cp1252"}
 """Of modules. Some of Python's other codecs (punycode) take the trusted process quadratic time on hostile text."""
 
@@ -92,6 +95,8 @@ class Submission:
             return cls(name, problem="the file is empty")
         try:
             if name.endswith(".ipynb"):
+                if content.count(b"[") + content.count(b"{") > MAX_PARTS:
+                    return cls(name, problem=f"the notebook has more than {MAX_PARTS:,} parts: clear its outputs")
                 return cls(name, cells_to_chunks(json.loads(content.decode("utf-8-sig"))))
             encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
             if codecs.lookup(encoding).name not in ENCODINGS:

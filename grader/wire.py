@@ -77,7 +77,7 @@ def plain(value: Any, _depth: int = 0) -> Any:
         if not strided or value.device.type != "cpu" or value.dtype not in SENDABLE:
             layout = "nested" if value.is_nested else value.layout
             return Foreign(f"Tensor ({value.dtype}, {layout}, {value.device.type})")
-        return value.detach().clone(memory_format=torch.contiguous_format).resolve_neg()
+        return value.detach().clone(memory_format=torch.contiguous_format)
     if issubclass(kind, dict):  # of the type itself: an object's __class__ may lie
         items = [(plain(key, _depth + 1), plain(item, _depth + 1)) for key, item in dict.items(value)]
         return dict(items) if all(_is_key(key) for key, _ in items) else Foreign("dict with keys that are not plain")

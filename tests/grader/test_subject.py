@@ -789,6 +789,26 @@ def test_timed_counts_the_work_of_all_threads_and_only_of_this_call(child, threa
     assert 0 < idle < 0.2
 
 
+def burn_elsewhere(exercise, seconds):
+    """Compute in a process of its own, and wait for it."""
+    import os
+    import time
+
+    pid = os.fork()
+    if not pid:
+        while time.process_time() < seconds:
+            sum(range(1000))
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def test_timed_counts_the_work_of_processes_that_a_call_starts_and_waits_for(child):
+    timed = child()
+    assert timed.timed(burn_elsewhere, 0.3)[1] >= 0.29  # ticks of 10 ms
+    assert timed.timed(one)[1] < 0.2
+    assert timed.timed(burn_elsewhere, 0.3)[1] >= 0.29
+
+
 def test_timed_does_not_count_sleep(child):
     sleeper = child("import time\ndef f(): time.sleep(0.5)")
     assert sleeper.timed(call)[1] < 0.3

@@ -10,7 +10,7 @@ import pytest
 
 from grader.cohort import Task, find
 from grader.course import load
-from grader.submission import MAX_BYTES, Chunk, InputError, Submission, without_magics
+from grader.submission import MAX_BYTES, MAX_PARTS, Chunk, InputError, Submission, without_magics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,6 +132,17 @@ def test_what_is_not_a_notebook_is_a_problem(content):
     read = Submission.from_bytes(content, "a.ipynb")
     assert read.chunks == ()
     assert "notebook" in read.problem or "UTF-8" in read.problem
+
+
+def test_a_notebook_that_would_fill_the_memory_is_not_parsed(monkeypatch):
+    monkeypatch.setattr(json, "loads", None)
+    content = b'{"nbformat": 4, "cells": [' + b"[]," * MAX_PARTS + b"1]}"
+    assert "parts: clear its outputs" in Submission.from_bytes(content, "a.ipynb").problem
+
+
+def test_a_notebook_with_a_large_output_is_read():
+    cell = {**code("a = 1"), "outputs": [{"output_type": "stream", "text": "x" * 50 * 2**20}]}
+    assert sources(notebook(cell)) == ["a = 1"]
 
 
 def test_a_notebook_without_code_has_nothing_to_run():

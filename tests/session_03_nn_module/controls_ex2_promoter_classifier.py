@@ -48,7 +48,7 @@ WRONG = [
         edit={POOLED: "best_match = self.conv(x).relu().mean(dim=2)"},
     ),
     wrong(
-        "flattened_positions", "shapes", "gradients", "convergence",
+        "flattened_positions", "shapes", "gradients",
         says="You flatten the positions, so that every position has its own weights and only one length fits.",
         edit={
             HEAD: "self.head = nn.Linear(100 * channels, 1)",

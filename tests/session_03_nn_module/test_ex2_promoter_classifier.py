@@ -286,7 +286,7 @@ def test_history(student, generator):
         assert_close(
             {name: len(answer[name]) for name in lengths},
             lengths,
-            what=f"lengths of the history's lists, {epochs} epochs {'without' if validation is None else 'with'} validation data",
+            what=f"lengths of the history's lists, {epochs} epochs, validation data: {'no' if validation is None else 'yes'}",
         )
         for name in lengths:
             finite = all(isinstance(value, float) and math.isfinite(value) for value in answer[name])
@@ -414,7 +414,7 @@ def test_finds_promoters(student, run_seed, seed, figures):
         metrics.auroc(predicted, task.test_targets),
         task.chance["auroc"],
         task.optimum["auroc"],
-        bar=0.80,
+        bar=0.70,  # right answers 0.81..0.94 on 23 seeds; flattened bases 0.28..0.39, the mean over positions 0.39..0.71
         what="held-out AUROC",
         help="Near 0: are the rows shuffled? Near a half: the mean over positions instead of the maximum?",
     )
@@ -422,7 +422,9 @@ def test_finds_promoters(student, run_seed, seed, figures):
         metrics.log_loss(predicted, task.test_targets),
         task.chance["log_loss"],
         task.optimum["log_loss"],
-        bar=0.30,
+        # Right answers 0.44..0.72 on 23 seeds; unshuffled 0..0.27, a sigmoid before a loss that has one 0.16..0.24, the mean
+        # over positions 0.09..0.29. A flattened convolution reaches 0.28..0.39: the checks of shapes own it.
+        bar=0.36,
         what="held-out log-loss",
         help="The ranking is good, but not the logits: is a sigmoid applied twice, or the learning rate too low?",
     )
