@@ -60,13 +60,19 @@ def test_logits(student, generator):
     """One row of logits per variant; some of them negative"""
     x = 3 * torch.randn(50, 12, generator=generator)
     answer = assert_shape(student.run(logits, x), (50, 3), what="BasicMLP(12, 32, 3)(x) for x of shape (50, 12)")
-    expect(bool((answer < 0).any()), "no logit is negative", "Nothing may follow the last linear layer: no ReLU, no softmax.")
+    expect(
+        bool((answer < 0).any()),
+        "no logit is negative",
+        "Nothing may follow the last linear layer: no ReLU, no softmax.",
+    )
 
 
 @pytest.mark.shapes
 def test_probabilities(student, generator):
     """The probabilities of every variant sum to 1"""
-    answer = assert_shape(student.run(probabilities, torch.randn(7, 12, generator=generator)), (7, 3), what="probabilities")
+    answer = assert_shape(
+        student.run(probabilities, torch.randn(7, 12, generator=generator)), (7, 3), what="probabilities"
+    )
     assert_close(answer.sum(dim=1), torch.ones(7), what="sums of the rows")
 
 
@@ -81,7 +87,9 @@ def test_every_layer_learns(student, generator):
     """All six parameters receive a gradient"""
     x, labels = torch.randn(64, 12, generator=generator), torch.randint(3, (64,), generator=generator)
     sizes = student.run(gradient_sizes, x, labels)
-    expect(all(size > 0 for size in sizes), f"sizes of the six gradients: {sizes}", "A zero: the graph is cut behind it.")
+    expect(
+        all(size > 0 for size in sizes), f"sizes of the six gradients: {sizes}", "A zero: the graph is cut behind it."
+    )
 
 
 @pytest.mark.convergence

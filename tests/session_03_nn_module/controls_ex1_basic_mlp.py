@@ -98,7 +98,7 @@ WRONG = [
 RIGHT = [
     right(
         "three_attributes",
-        define='''
+        define="""
 class BasicMLP(nn.Module):
     def __init__(self, in_features, hidden, classes):
         super().__init__()
@@ -114,11 +114,11 @@ class BasicMLP(nn.Module):
         x = torch.nn.functional.relu(self.fc1(x))
         x = torch.nn.functional.relu(self.fc2(x))
         return self.fc3(x)
-''',
+""",
     ),
     right(
         "module_list",
-        define='''
+        define="""
 class BasicMLP(nn.Module):
     def __init__(self, in_features, hidden, classes):
         super().__init__()
@@ -134,11 +134,11 @@ class BasicMLP(nn.Module):
         for layer in body:
             x = layer(x).clamp(min=0)
         return head(x)
-''',
+""",
     ),
     right(
         "own_parameters",
-        define='''
+        define="""
 def predict_proba(model, x):
     modes = {name: module.training for name, module in model.named_modules()}
     try:
@@ -169,6 +169,6 @@ class BasicMLP(nn.Module):
         h = torch.relu(x @ self.W0.mT + self.b0)
         h = torch.relu(h @ self.W1.mT + self.b1)
         return h @ self.W2.mT + self.b2
-''',
+""",
     ),
 ]

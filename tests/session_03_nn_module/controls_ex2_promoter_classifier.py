@@ -10,7 +10,7 @@ LOGIT = "return self.head(self.dropout(best_match)).squeeze(1)"
 LOSS = "loss_fn=F.binary_cross_entropy_with_logits,"
 PARAMETERS = "torch.optim.AdamW(model.parameters(),"
 
-UNSHUFFLED = '''
+UNSHUFFLED = """
 def fit(model, train, valid, *, loss_fn, optimizer, epochs, batch_size):
     history = History()
     model.train()
@@ -29,7 +29,7 @@ def fit(model, train, valid, *, loss_fn, optimizer, epochs, batch_size):
                 history.valid_loss.append(loss_fn(model.eval()(valid[0]), valid[1]).item())
             model.train()
     return history
-'''
+"""
 
 WRONG = [
     wrong(
@@ -213,7 +213,7 @@ WRONG = [
 RIGHT = [
     right(
         "old_fashioned",
-        define='''
+        define="""
 class PromoterCNN(nn.Module):
     def __init__(self, channels=16, width=11, dropout=0.2):
         super(PromoterCNN, self).__init__()
@@ -262,11 +262,11 @@ def fit_promoter_cnn(train, valid=None, *, epochs=15, batch_size=64, generator=N
                 with torch.no_grad():
                     history.valid_loss.append(criterion(model(valid[0]), valid[1]).item())
     return model, history
-''',
+""",
     ),
     right(
         "sequential_with_a_constant_rate",
-        define='''
+        define="""
 class PromoterCNN(nn.Module):
     def __init__(self, channels=16, width=11, dropout=0.2):
         super().__init__()
@@ -296,11 +296,11 @@ def fit_promoter_cnn(train, valid=None, *, epochs=15, batch_size=64, generator=N
             model, train, valid, loss_fn=nn.BCEWithLogitsLoss(), epochs=epochs, batch_size=batch_size,
             optimizer=torch.optim.AdamW(model.parameters(), lr=5e-3), generator=generator,
         )
-''',
+""",
     ),
     right(
         "unfold_and_einsum_with_adam",
-        define='''
+        define="""
 class PromoterCNN(nn.Module):
     def __init__(self, channels=16, width=11, dropout=0.2):
         super().__init__()
@@ -351,11 +351,11 @@ def fit_promoter_cnn(train, valid=None, *, epochs=15, batch_size=64, generator=N
                     history.valid_loss.append(F.binary_cross_entropy(model(valid[0]).sigmoid(), valid[1]).item())
                 model.train()
     return model, history
-''',
+""",
     ),
     right(
         "keeps_the_best_epoch",
-        define='''
+        define="""
 def fit_promoter_cnn(train, valid=None, *, epochs=15, batch_size=64, generator=None):
     if not (epochs >= 1 and batch_size >= 1):
         raise ValueError(f"epochs and batch_size must be >= 1, got {epochs=} and {batch_size=}")
@@ -391,6 +391,6 @@ def fit_promoter_cnn(train, valid=None, *, epochs=15, batch_size=64, generator=N
         if best is not None:
             model.load_state_dict(best)
     return model.eval(), history
-''',
+""",
     ),
 ]

@@ -210,7 +210,10 @@ def test_predict_proba_restores_every_mode(student, generator):
     )  # fmt: skip
     failing = student.run(modes_around_predict_proba, x, True)
     assert_close(
-        failing["after"], failing["before"], what="modes after a model that raised", help="Restore the modes in `finally`."
+        failing["after"],
+        failing["before"],
+        what="modes after a model that raised",
+        help="Restore the modes in `finally`.",
     )
 
 
@@ -221,7 +224,12 @@ def test_errors(student, generator):
         assert_raises(student, ValueError, construct, *sizes, when=f"BasicMLP{sizes} is built")
     for shape in ((5, 11), (5, 13), (12,), (2, 5, 12)):
         assert_raises(
-            student, ValueError, forward_only, 12, randn(generator, *shape), when=f"x has shape {shape} and in_features is 12"
+            student,
+            ValueError,
+            forward_only,
+            12,
+            randn(generator, *shape),
+            when=f"x has shape {shape} and in_features is 12",
         )
 
 
@@ -261,7 +269,11 @@ def test_rows_do_not_mix(student, generator):
     weights, x = random_weights(generator), 2 * randn(generator, 6, FEATURES)
     gradient = assert_shape(student.run(row_gradient, weights, x, 4), (6, FEATURES), what="gradient of row 4's logits")
     others = gradient[[0, 1, 2, 3, 5]]
-    expect(bool((others == 0).all()), "the logits of row 4 change with other rows of the batch", "Nothing may sum over rows.")
+    expect(
+        bool((others == 0).all()),
+        "the logits of row 4 change with other rows of the batch",
+        "Nothing may sum over rows.",
+    )
     tracked = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(expected_logits(weights, tracked)[4].sum(), tracked)
     assert_close(gradient, expected, what="gradient of row 4's logits in x", reduction=HIDDEN)
