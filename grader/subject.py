@@ -248,7 +248,12 @@ class Bench:
         command = [sys.executable, "-m", "grader.bench", str(other.fileno())]
         with other:
             self._process = subprocess.Popen(
-                command, pass_fds=[other.fileno()], env=environment, stdin=subprocess.DEVNULL, cwd="/"
+                command,
+                pass_fds=[other.fileno()],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for the judge, which then ends the bench
             )
         self._control.settimeout(self.START_S)
         self._replies = self._control.makefile("rb")

@@ -853,6 +853,11 @@ def test_the_judge_keeps_no_descriptor_and_no_process_of_fifty_submissions(bench
     assert state() == before
 
 
+def test_the_bench_is_in_no_group_with_the_judge(bench):
+    assert os.getpgid(bench._process.pid) != os.getpgrp()
+    assert os.getsid(bench._process.pid) != os.getsid(0)
+
+
 def test_a_reap_of_a_pid_that_is_not_ours_kills_nobody(bench):
     process = bench._process
     innocent = os.fork()
