@@ -71,7 +71,7 @@ def main() -> None:
         for name, place in (("nbgrader_stock_s", stock), ("nbgrader_ours_s", ours)):
             print(f"{name} ...", flush=True)
             figures[name] = timed([nbgrader(), "autograde", session.folder], place) / count
-            figures[name.replace("_s", "_points")] = points(place)
+            figures[f"{name.removesuffix('_s')}_points"] = points(place)
         print("grade_s ...", flush=True)
         command = [sys.executable, "-m", "grader.cli", "grade", str(session.number), str(ours / "submitted")]
         figures["grade_s"] = timed([*command, "--seed", str(SEED), "--out", str(Path(folder, "reports"))], ROOT) / count
