@@ -704,6 +704,20 @@ def test_a_reply_without_end_is_stopped_in_time(child, text):
     assert time.monotonic() - started < WALL_S
 
 
+def test_what_comes_in_time_is_read_and_after_the_deadline_nothing_is():
+    """However fast it comes: the socket alone would give every single byte a time limit of its own."""
+    asked = Child(Bench(), Submission.from_source("", "a.py"), "a", wall_s=1, memory_mb=100)
+    asked._channel, other = socket.socketpair()
+    with asked._channel, other:
+        other.sendall(b"abcdef")
+        assert asked._receive(4, time.monotonic() + WALL_S) == b"abcd"
+        with pytest.raises(TimeoutError):
+            asked._receive(1, time.monotonic() - 1)
+        with pytest.raises(TimeoutError):
+            asked._send(b"x", time.monotonic() - 1)
+        asked._channel = None
+
+
 def test_who_goes_on_talking_is_soon_found_to_answer_before_the_question(child):
     endless = child()
     text = FRAME + (
@@ -922,15 +936,20 @@ def test_a_stopped_or_killed_bench_is_replaced_and_only_the_guilty_lose(monkeypa
         assert third is not second
 
         orphan = make(
-            "import ctypes, os, signal\n"
-            "def f(): ctypes.CDLL(None).prctl(1, 0); os.kill(os.getppid(), signal.SIGKILL); return os.getpid()"
+            "import ctypes, os, signal, time\n"
+            "def f():\n"
+            "    helper = os.fork() or time.sleep(1000)\n"
+            "    ctypes.CDLL(None).prctl(1, 0)\n"
+            "    os.kill(os.getppid(), signal.SIGKILL)\n"
+            "    return os.getpid(), helper"
         )
-        pid = orphan.run(call)  # it outlives its bench
+        pid, helper = orphan.run(call)  # they outlive their bench
         assert third.wait() == -signal.SIGKILL
         assert orphan.run(one) == 1
         assert reference.timed(one)[0] == 1
-        orphan.close()  # and is ended although the new bench does not know it
+        orphan.close()  # and are ended although the new bench does not know them
         assert gone(pid)
+        assert gone(helper)
         assert reference.timed(one)[0] == 1
         reference.close()
 
