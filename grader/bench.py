@@ -1,7 +1,8 @@
-"""A pre-warmed parent that forks one child per submission: ``python -m grader.bench FD``.
+"""A pre-warmed parent that forks one child per submission: ``python -m grader.bench FD FOLDER``.
 
 It imports torch once (and what torch imports lazily and slowly), then waits on the socket FD. Every request carries the
-socket of a new child; the child drops to its limits, loads the submission and answers probes until the socket closes.
+socket of a new child; the child drops to its limits, loads the submission and answers probes until the socket closes. The
+folder is for temporary files, and goes with the bench.
 
 The parent must stay single-threaded: a fork after a multi-threaded OpenMP region hangs the child.
 """
@@ -37,6 +38,9 @@ def main() -> None:
             reply = fork(control, descriptors[0], request["fork"]) if "fork" in request else reap(request["reap"])
             replies.write(json.dumps(reply) + "\n")
             replies.flush()
+    for pid in list(folders):  # the judge has gone, perhaps without a word
+        reap(pid)
+    remove(sys.argv[2])
 
 
 def warm_up() -> None:

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from grader import wire
+from grader.bench import remove
 from grader.sandbox import MAX_FRAMES, MAX_TEXT, Module
 from grader.submission import Submission
 
@@ -244,8 +246,9 @@ class Bench:
     def _start(self) -> None:
         self.close()
         self._control, other = socket.socketpair()
-        environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-        command = [sys.executable, "-m", "grader.bench", str(other.fileno())]
+        self._folder = tempfile.mkdtemp(prefix="bench-")  # of its children's folders: they go when it goes
+        environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": self._folder}
+        command = [sys.executable, "-m", "grader.bench", str(other.fileno()), self._folder]
         with other:
             self._process = subprocess.Popen(
                 command,
@@ -315,6 +318,7 @@ class Bench:
             self._process.kill()
             self._process.wait()
             self._process = None
+            remove(self._folder)
 
 
 class Child:

@@ -9,6 +9,8 @@ import resource
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -497,6 +499,7 @@ def test_the_host_is_not_in_the_environment(child, monkeypatch):
         "PATH",
         "LANG",
         "LC_CTYPE",
+        "TMPDIR",
     }
 
 
@@ -916,6 +919,7 @@ def test_a_stopped_or_killed_bench_is_replaced_and_only_the_guilty_lose(monkeypa
         reference = Memo(Restarted(make))
         assert reference.run(one) == 1
         first = bench._process
+        folders = [bench._folder]
 
         stopper = make("import os, signal\ndef f(): os.kill(os.getppid(), signal.SIGSTOP)")
         assert stopper.run(call) is None
@@ -926,6 +930,7 @@ def test_a_stopped_or_killed_bench_is_replaced_and_only_the_guilty_lose(monkeypa
         assert reference.timed(one)[0] == 1  # its process died with the bench: another one answers
         second = bench._process
         assert second is not first
+        folders.append(bench._folder)
 
         killer = make("import os, signal\ndef f():\n    os.kill(os.getppid(), signal.SIGKILL)\n    signal.pause()")
         assert "ended the process (and its parent)" in failure(killer, call).rationale
@@ -934,6 +939,7 @@ def test_a_stopped_or_killed_bench_is_replaced_and_only_the_guilty_lose(monkeypa
         assert reference.timed(one)[0] == 1
         third = bench._process
         assert third is not second
+        folders.append(bench._folder)
 
         orphan = make(
             "import ctypes, os, signal, time\n"
@@ -950,8 +956,30 @@ def test_a_stopped_or_killed_bench_is_replaced_and_only_the_guilty_lose(monkeypa
         orphan.close()  # and are ended although the new bench does not know them
         assert gone(pid)
         assert gone(helper)
-        assert reference.timed(one)[0] == 1
-        reference.close()
+        assert (
+            len([name for name in os.listdir(bench._folder) if name.startswith("submission-")]) == 1
+        )  # the reference's
+        folders.append(bench._folder)
+    assert len(set(folders)) == 4
+    assert not any(map(os.path.exists, folders))  # nothing is left, not even of the reference, which is still open
+    reference.close()
+
+
+def test_a_bench_whose_judge_has_died_ends_and_leaves_no_submission_behind(bench):
+    judge = (
+        "import os, sys\n"
+        "from grader.subject import Bench, Child\n"
+        "from grader.submission import Submission\n"
+        "bench = Bench()\n"
+        "child = Child(bench, Submission.from_source('', 'a.py'), 'a', wall_s=100, memory_mb=4096)\n"
+        "child._open()\n"
+        "print(bench._process.pid, child._pid, bench._folder, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    output = subprocess.run([sys.executable, "-c", judge], capture_output=True, text=True, check=False).stdout.split()
+    assert gone(int(output[0]))
+    assert gone(int(output[1]))
+    assert not os.path.exists(output[2])
 
 
 def test_a_reference_that_fails_twice_is_a_fault_of_the_grader_and_not_an_answer(child):
