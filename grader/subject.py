@@ -21,6 +21,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import cloudpickle
@@ -248,6 +249,7 @@ class Bench:
         self._control, other = socket.socketpair()
         self._folder = tempfile.mkdtemp(prefix="bench-")  # of its children's folders: they go when it goes
         environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": self._folder}
+        environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # the bench is of this very grader
         command = [sys.executable, "-m", "grader.bench", str(other.fileno()), self._folder]
         with other:
             self._process = subprocess.Popen(
