@@ -249,7 +249,6 @@ class Bench:
         self._control, other = socket.socketpair()
         self._folder = tempfile.mkdtemp(prefix="bench-")  # of its children's folders: they go when it goes
         environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": self._folder}
-        environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # the bench is of this very grader
         command = [sys.executable, "-m", "grader.bench", str(other.fileno()), self._folder]
         with other:
             self._process = subprocess.Popen(
@@ -257,7 +256,7 @@ class Bench:
                 pass_fds=[other.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                cwd="/",
+                cwd=Path(__file__).resolve().parents[1],  # so that the bench is of this very grader
                 start_new_session=True,  # Ctrl-C is for the judge, which then ends the bench
             )
         self._control.settimeout(self.START_S)
