@@ -12,17 +12,21 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from grader import __version__, controls, plugin
+from grader import seal as seals
 from grader.course import KINDS, Course, Exercise
 from grader.report import Check, Environment, Kind, Report
 from grader.sandbox import Module
-from grader.subject import Bench, Child, GraderFault, Local, Memo, Restarted, Subject, SubmissionError
+from grader.subject import GraderFault, Kept, Local, Memo, Restarted, Subject, SubmissionError
 from grader.submission import Submission
+
+if TYPE_CHECKING:  # Linux only, and a student's machine may be another
+    from grader.bench import Bench
 
 DIAGNOSED = ("shapes", "gradients")
 """Kinds whose observations identify a mistake; what training ends with depends on too much else."""
@@ -40,14 +44,28 @@ def new_seed() -> int:
 
 
 class Grader:
-    """Grades submissions, each in a child process of one pre-warmed bench. A context manager.
+    """Grades submissions, each in a sealed process of one pre-warmed bench. A context manager.
 
     It keeps what the reference and the wrong controls answered, so that a cohort with one seed asks them once.
+
+    Args:
+        course: the full course, with its hidden suites.
+        seal: how to seal submissions off; by default the strongest way that works here (``grader.seal``).
+        trust: whether to grade without a seal where none works.
+        bench: use this one, which somebody else closes.
+
+    Raises:
+        seals.SealError: no seal works here, and the code is not trusted.
     """
 
-    def __init__(self, course: Course) -> None:
+    def __init__(
+        self, course: Course, *, seal: str | None = None, trust: bool = False, bench: "Bench | None" = None
+    ) -> None:
         self.course = course
-        self._bench = Bench()
+        secret = [course.root / "tests", course.root / "reference"]
+        self.seal = bench.seal if bench else seals.choose(seal, trust=trust, secret=secret)
+        self._bench = bench
+        self._owns_bench = bench is None
         self._references: dict[str, Memo] = {}
         self._controls: dict[str, list[tuple[controls.Control, Memo]]] = {}
         self.structure: dict[str, set[str]] = {}  # exercise -> ids of its checks that look at structure only
@@ -58,11 +76,12 @@ class Grader:
     def __exit__(self, *_: object) -> None:
         for subject in self._references.values():
             subject.close()
-        self._bench.close()
+        if self._bench and self._owns_bench:
+            self._bench.close()
 
     def grade(self, exercise: Exercise, submission: Submission, *, seed: int, student: str = "") -> Report:
         """The verdict of the hidden suite; whatever the submission does ends up in the report."""
-        subject = self._child(exercise, submission, total_s=CALLS * exercise.limits.wall_s)
+        subject = self._subject(exercise, submission, total_s=CALLS * exercise.limits.wall_s)
         suite = self.course.hidden_suite(exercise)
         state = plugin.State(seed, lambda _: subject, lambda _: self._reference(exercise))
         try:
@@ -72,7 +91,7 @@ class Grader:
                 state,
                 lambda: self._run(exercise, suite, subject, state),
                 suite_digest=digest_of(suite, self.course.reference(exercise)),
-                isolation="child-process",
+                subject=subject,
                 points=dict(exercise.points),
                 student=student,
             )
@@ -80,17 +99,23 @@ class Grader:
             subject.close()
             self.structure[exercise.id] = {name for name, check in state.expected.items() if check.structure}
 
-    def _child(self, exercise: Exercise, submission: Submission, *, total_s: float = math.inf) -> Child:
+    def _subject(self, exercise: Exercise, submission: Submission, *, total_s: float = math.inf) -> Kept:
+        if sys.platform != "linux":  # trusted, or ``choose`` would have refused
+            return Local.of(submission, exercise.module)
+        from grader.bench import Bench, Child
+
+        if self._bench is None:
+            self._bench = Bench(self.seal)
         wall_s, memory_mb = exercise.limits.wall_s, exercise.limits.memory_mb
         return Child(self._bench, submission, exercise.module, wall_s=wall_s, memory_mb=memory_mb, total_s=total_s)
 
     def _reference(self, exercise: Exercise) -> Memo:
         if exercise.id not in self._references:
             submission = Submission.from_file(self.course.reference(exercise))
-            self._references[exercise.id] = Memo(Restarted(lambda: self._child(exercise, submission)))
+            self._references[exercise.id] = Memo(Restarted(lambda: self._subject(exercise, submission)))
         return self._references[exercise.id]
 
-    def _run(self, exercise: Exercise, suite: Path, subject: Child, state: plugin.State) -> str:
+    def _run(self, exercise: Exercise, suite: Path, subject: Kept, state: plugin.State) -> str:
         output = run_suite(suite, self.course.root, state)
         failing = [
             check
@@ -136,7 +161,7 @@ class Grader:
             path, text = self.course.controls(exercise), self.course.reference(exercise).read_text(encoding="utf-8")
             found = controls.load(path).wrong if path.is_file() else ()
             self._controls[exercise.id] = [
-                (one, Memo(self._child(exercise, Submission.from_source(one.source(text), f"{one.name}.py"))))
+                (one, Memo(self._subject(exercise, Submission.from_source(one.source(text), f"{one.name}.py"))))
                 for one in found
             ]
         return self._controls[exercise.id]
@@ -215,7 +240,7 @@ def report_of(
     run: Callable[[], str],
     *,
     suite_digest: str,
-    isolation: Literal["in-process", "child-process"],
+    subject: Kept,
     points: dict[str, int],
     student: str = "",
 ) -> Report:
@@ -227,7 +252,7 @@ def report_of(
         state: what the run fills.
         run: the run itself; returns what pytest printed.
         suite_digest: identifies the suite.
-        isolation: how the submission is kept.
+        subject: the submission's, which knows how it is kept.
         points: kind -> points that the manifest promises; empty where it promises nothing (visible checks).
         student: who handed it in.
     """
@@ -255,7 +280,8 @@ def report_of(
             python=platform.python_version(),
             torch=str(torch.__version__),
             platform=f"{platform.system()} {platform.machine()}",
-            isolation=isolation,
+            isolation=subject.isolation,
+            layers=subject.layers,
         ),
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.perf_counter() - clock, 3),
@@ -302,7 +328,7 @@ def _visible(
     course: Course,
     exercise: Exercise,
     submission: Submission,
-    load: Callable[[], Subject],
+    load: Callable[[], Kept],
     kinds: tuple[str, ...],
     seed: int,
 ) -> Report:
@@ -315,6 +341,6 @@ def _visible(
         state,
         lambda: run_suite(suite, course.root, state),
         suite_digest=digest_of(suite),
-        isolation="in-process",
+        subject=subject,
         points={},
     )

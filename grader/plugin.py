@@ -115,7 +115,6 @@ class Observed:
         self._subject = subject
         self._log = log
         self._secret = run_seed if run_seed >= LARGE else None
-        self.isolation = subject.isolation
 
     def run(self, probe: Callable[..., Any], *inputs: Any) -> Any:
         """See ``Subject.run``."""
@@ -157,7 +156,6 @@ class Trusted:
 
     def __init__(self, subject: "Subject") -> None:
         self._subject = subject
-        self.isolation = subject.isolation
 
     def run(self, probe: Callable[..., Any], *inputs: Any) -> Any:
         """See ``Subject.run``."""

@@ -19,6 +19,9 @@ Outcome = Literal["correct", "wrong", "raised", "not_attempted", "not_reached", 
 
 Kind = Literal["shapes", "gradients", "convergence", "throughput"]
 
+Isolation = Literal["bubblewrap", "uid", "child-process", "in-process"]
+"""How a submission was kept away from everything else, strongest first; see ``grader.seal``."""
+
 
 Text = Annotated[
     str, BeforeValidator(lambda text: text.encode("utf-8", "replace").decode() if isinstance(text, str) else text)
@@ -66,7 +69,8 @@ class Environment(Record):
     python: str
     torch: str
     platform: str
-    isolation: Literal["in-process", "child-process"]
+    isolation: Isolation
+    layers: tuple[str, ...] = ()  # what the isolation consisted of on that machine
 
 
 class Report(Record):

@@ -2,26 +2,15 @@
 
 ``run(probe, *inputs)`` sends a module-level function to the module and returns what it answered, as plain data. There are
 two ways to run, behind one interface: ``Local`` (a student's own machine: a plain call, so pdb, print and tracebacks work)
-and ``Child`` (a grading machine: a process per submission, forked from a pre-warmed ``Bench``).
+and ``grader.bench.Child`` (a grading machine: a sealed process per submission).
 """
 
-import contextlib
 import hashlib
 import io
-import json
-import math
-import os
-import select
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import cloudpickle
@@ -29,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from grader import wire
-from grader.bench import remove
+from grader.report import Isolation
 from grader.sandbox import MAX_FRAMES, MAX_TEXT, Module
 from grader.submission import Submission
 
@@ -90,8 +79,6 @@ class GraderFault(Exception):
 class Subject(Protocol):
     """Something that answers probes."""
 
-    isolation: Literal["in-process", "child-process"]
-
     def run(self, probe: Probe, *inputs: Any) -> Any:
         """What ``probe(module, *inputs)`` returns, as plain data (``wire.plain``); inputs reach it as copies.
 
@@ -106,6 +93,24 @@ class Subject(Protocol):
 
     def close(self) -> None:
         """Free what it holds; it can be used no more."""
+        ...
+
+
+class Kept(Subject, Protocol):
+    """A submission that is kept away from everything else, more or less.
+
+    Attributes:
+        isolation: how.
+        layers: what that consists of on this machine, once it has been asked something.
+        answers: False once asking is of no use: it was not loaded, or ran out of time or left too often.
+    """
+
+    isolation: Isolation
+    layers: tuple[str, ...]
+
+    @property
+    def answers(self) -> bool:
+        """See above."""
         ...
 
 
@@ -163,15 +168,23 @@ def pack(probe: Probe, inputs: tuple[Any, ...]) -> bytes:
 class Local:
     """A submission in this very process: for students, and for authors who debug. Not for hostile code."""
 
-    isolation: Literal["in-process", "child-process"] = "in-process"
+    isolation: Isolation = "in-process"
+    layers: tuple[str, ...] = ()
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, problem: str = "") -> None:
         self._module = module
+        self._problem = problem
+
+    @property
+    def answers(self) -> bool:
+        """See ``Kept``."""
+        return not self._problem and (self._module.usable or not self._module.error)
 
     @classmethod
     def of(cls, submission: Submission, name: str) -> "Local":
         """Load a submission into this process."""
-        return cls(Module(name, [(c.label, c.source, c.required) for c in submission.chunks]))
+        module = Module(name, [(c.label, c.source, c.required) for c in submission.chunks])
+        return cls(module, submission.problem)
 
     def run(self, probe: Probe, *inputs: Any) -> Any:
         """See ``Subject.run``."""
@@ -179,6 +192,8 @@ class Local:
 
     def timed(self, probe: Probe, *inputs: Any) -> tuple[Any, float]:
         """See ``Subject.timed``."""
+        if self._problem:
+            raise SubmissionError(self._problem)
         if self._module.error and not self._module.usable:
             raise SubmissionError.from_description(self._module.error, loading=True)
         content = pack(probe, inputs)
@@ -203,315 +218,6 @@ def unwrap(reply: Any, loading_error: Any) -> Any:
     raise SubmissionError("the process answered out of turn", "Do not write to file descriptors you did not open.")
 
 
-class BenchDied(GraderFault):
-    """The pre-warmed parent is gone, or does not answer."""
-
-
-class Bench:
-    """The trusted end of a pre-warmed parent process (``grader.bench``), which forks a child per submission.
-
-    One bench serves one grading at a time. A submission that kills or stops the parent loses its own points only: the
-    next ``fork`` starts a new one.
-    """
-
-    START_S = 120.0
-    REPLY_S = 10.0  # a fork takes milliseconds, but the folder that is removed with a child may be large
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
-        self._children: dict[int, tuple[subprocess.Popen[bytes], int]] = {}  # pid -> the bench it is of, a handle on it
-
-    def __enter__(self) -> "Bench":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-        for pid in list(self._children):
-            self.reap(pid)
-
-    def _request(self, message: dict[str, Any], *descriptors: int) -> int:
-        if self._process is None or self._process.poll() is not None:
-            self.close()
-            raise BenchDied("the bench has ended")
-        try:
-            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
-            return int(self._replies.readline())
-        except (OSError, ValueError) as error:  # gone, stopped, or not itself any more
-            self.close()
-            raise BenchDied("the bench does not answer") from error
-        except BaseException:  # interrupted: the next request would read this one's reply
-            self.close()
-            raise
-
-    def _start(self) -> None:
-        self.close()
-        self._control, other = socket.socketpair()
-        self._folder = tempfile.mkdtemp(prefix="bench-")  # of its children's folders: they go when it goes
-        environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": self._folder}
-        command = [sys.executable, "-m", "grader.bench", str(other.fileno()), self._folder]
-        with other:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[other.fileno()],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                cwd=Path(__file__).resolve().parents[1],  # so that the bench is of this very grader
-                start_new_session=True,  # Ctrl-C is for the judge, which then ends the bench
-            )
-        self._control.settimeout(self.START_S)
-        self._replies = self._control.makefile("rb")
-        try:
-            ready = self._replies.readline()
-        except BaseException:
-            self.close()
-            raise
-        if ready != b"ready\n":
-            self.close()
-            raise BenchDied("the bench did not start; see its messages above")
-        self._control.settimeout(self.REPLY_S)
-
-    def warm(self) -> None:
-        """Start the parent now rather than with the first submission."""
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-
-    def fork(self, descriptor: int, *, memory_mb: int, cpu_s: int) -> int:
-        """Pid of a new child that serves on the socket ``descriptor``."""
-        request = {"fork": {"memory_mb": memory_mb, "cpu_s": cpu_s}}
-        with self._lock:
-            try:
-                pid = self._request(request, descriptor)
-            except BenchDied:  # not started yet, or an earlier submission killed it: start anew, once
-                self._start()
-                pid = self._request(request, descriptor)
-            assert self._process is not None
-            try:
-                self._children[pid] = self._process, os.pidfd_open(pid)
-            except OSError as error:  # that is no child's pid: somebody else has answered
-                self.close()
-                raise BenchDied("the bench has started nothing") from error
-            return pid
-
-    def reap(self, pid: int) -> int | None:
-        """Kill a child and its group; its exit code (negative: the signal), or None when its bench is gone as well."""
-        with self._lock:
-            if pid not in self._children:  # to kill it might hit anybody
-                return None
-            bench, handle = self._children.pop(pid)
-            try:
-                if bench is self._process:
-                    with contextlib.suppress(BenchDied):  # then as if it had been gone before
-                        return self._request({"reap": pid})
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)  # ProcessLookupError: the pid may be another's now
-                    os.killpg(pid, signal.SIGKILL)
-                os.close(handle)
-            return None
-
-    def close(self) -> None:
-        """End the parent."""
-        if self._process is not None:
-            self._replies.close()
-            self._control.close()
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-            remove(self._folder)
-
-
-class Child:
-    """A submission in a process of its own, with limits on wall clock and memory.
-
-    A call that runs out of time, or a child that dies, costs that call; the next call gets a fresh child. After
-    ``MAX_DEATHS`` of them, or when loading itself fails, or ``total_s`` have gone by in all calls together, every further
-    call fails at once.
-    """
-
-    isolation: Literal["in-process", "child-process"] = "child-process"
-    MAX_DEATHS = 2
-
-    def __init__(
-        self,
-        bench: Bench,
-        submission: Submission,
-        name: str,
-        *,
-        wall_s: float,
-        memory_mb: int,
-        total_s: float = math.inf,
-    ) -> None:
-        self._bench = bench
-        self._wall_s = wall_s
-        self._left_s = self._total_s = total_s
-        self._memory_mb = memory_mb
-        chunks = [(c.label, c.source, c.required) for c in submission.chunks]
-        self._content = cloudpickle.dumps({"name": name, "chunks": chunks})
-        self._channel: socket.socket | None = None
-        self._pid = 0
-        self._deaths = 0
-        self._loading_error: Any = None
-        self._final: SubmissionError | None = None
-        if submission.problem:
-            self._final = SubmissionError(submission.problem)
-
-    @property
-    def answers(self) -> bool:
-        """Whether it can still be asked: it was loaded, and did not run out of time or leave too often."""
-        return self._final is None
-
-    def run(self, probe: Probe, *inputs: Any) -> Any:
-        """See ``Subject.run``."""
-        return self.timed(probe, *inputs)[0]
-
-    def timed(self, probe: Probe, *inputs: Any) -> tuple[Any, float]:
-        """See ``Subject.timed``; the kernel's account of all threads of the child, and of processes that it started and
-        waited for, read from this process.
-
-        It covers the whole exchange, decoding the inputs and encoding the answer included, so that work cannot hide.
-        """
-        content = pack(probe, inputs)
-        if self._channel is None:
-            self._open()
-        start = self._cpu_seconds()
-        reply = self._exchange(content)
-        seconds = self._cpu_seconds() - start
-        if math.isnan(seconds):
-            raise self._died("the answer did not come from the process that was asked, which is gone")
-        # A short exchange may cost 0: a virtual machine's kernel subtracts the time that its host took away.
-        return unwrap(reply, self._loading_error), seconds
-
-    def close(self) -> None:
-        """See ``Subject.close``."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-            self._bench.reap(self._pid)
-
-    def _open(self) -> None:
-        if self._final is not None:
-            raise self._final.with_traceback(None)
-        channel, other = socket.socketpair()
-        try:
-            with other:
-                cpu_s = int(20 * self._wall_s) + 60
-                self._pid = self._bench.fork(other.fileno(), memory_mb=self._memory_mb, cpu_s=cpu_s)
-        except BaseException:
-            channel.close()
-            raise
-        self._channel = channel
-        try:
-            loaded = self._exchange(self._content)
-        except SubmissionError as error:
-            self._final = SubmissionError(f"while your file was loaded, {error.rationale}", error.help)
-            raise self._final from None
-        match loaded:
-            case {"usable": bool(usable), "error": (None | dict()) as loading_error}:
-                self._loading_error = loading_error
-            case _:
-                self._final = self._died("the process answered out of turn")
-                raise self._final
-        if self._loading_error and not usable:
-            self._final = SubmissionError.from_description(self._loading_error, loading=True)
-            self.close()
-            raise self._final
-
-    def _exchange(self, content: bytes) -> Any:
-        """Send a request and decode its reply, all within the wall-clock limit."""
-        assert self._channel is not None
-        limit = self._wall_s / 3 if self._deaths else self._wall_s  # who ran out of time once gets less of it
-        start = time.monotonic()
-        deadline = start + min(limit, self._left_s)
-        try:
-            if _readable(self._channel):
-                raise wire.WireError("an answer came before its question")
-            self._send(len(content).to_bytes(8, "big") + content, deadline)
-            size, text = wire.body_length(self._receive(wire.HEADER_BYTES, deadline))
-            return wire.decode(self._receive(size, deadline), text)
-        except TimeoutError:
-            if limit <= self._left_s:
-                raise self._died(f"your code was still running after {limit:g} s and was stopped") from None
-            self._deaths = self.MAX_DEATHS
-            raise self._died(f"all your answers together took more than {self._total_s:g} s") from None
-        except (EOFError, ConnectionError):
-            raise self._died("") from None
-        except wire.WireError as error:
-            raise self._died(str(error)) from None
-        except BaseException:  # interrupted, e.g. by a test's own limit: the reply would answer the next question
-            self.close()
-            raise
-        finally:
-            self._left_s -= time.monotonic() - start
-
-    def _limit(self, deadline: float) -> None:
-        """Give the next operation on the channel the time that is left; TimeoutError when there is none."""
-        assert self._channel is not None
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._channel.settimeout(left)
-
-    def _send(self, data: bytes, deadline: float) -> None:
-        assert self._channel is not None
-        self._limit(deadline)
-        self._channel.sendall(data)
-
-    def _receive(self, size: int, deadline: float) -> bytes:
-        assert self._channel is not None
-        buffer = bytearray(size)
-        view = memoryview(buffer)
-        while view:
-            self._limit(deadline)
-            count = self._channel.recv_into(view)
-            if not count:
-                raise EOFError
-            view = view[count:]
-        return bytes(buffer)
-
-    def _died(self, reason: str) -> SubmissionError:
-        """End the child; the error that says why it did not answer."""
-        assert self._channel is not None
-        self._channel.close()
-        self._channel = None
-        code = self._bench.reap(self._pid)
-        if not reason:
-            reason = f"your code ended the process ({self._ending(code)}) instead of returning"
-        self._deaths += 1
-        error = SubmissionError(reason, "Return a value; look for endless loops, huge tensors and calls that exit.")
-        if self._deaths >= self.MAX_DEATHS:
-            self._final = error
-        return error
-
-    @staticmethod
-    def _ending(code: int | None) -> str:
-        if code is None:
-            return "and its parent"
-        if code >= 0:
-            return f"exit code {code}"
-        with contextlib.suppress(ValueError):
-            return f"signal {signal.Signals(-code).name}"
-        return f"signal {-code}"
-
-    def _cpu_seconds(self) -> float:
-        # Linux encodes "CPU clock of process pid" as a clock id; 2 selects the scheduler's nanosecond account. Of processes
-        # that it started and waited for the kernel keeps a sum, in ticks of 10 ms: the last two of these fields.
-        try:
-            own = time.clock_gettime((~self._pid << 3) | 2)
-            with open(f"/proc/{self._pid}/stat", "rb") as file:
-                children = file.read().rsplit(b")", 1)[1].split()[13:15]
-        except OSError:
-            return math.nan
-        return own + sum(map(int, children)) / os.sysconf("SC_CLK_TCK")
-
-
-def _readable(channel: socket.socket) -> bool:
-    poll = select.poll()  # select.select refuses descriptors from 1024
-    poll.register(channel, select.POLLIN)
-    return bool(poll.poll(0))
-
-
 class Restarted:
     """A subject of the judge's own, the reference: when its process is lost, a new one is asked, once.
 
@@ -521,7 +227,6 @@ class Restarted:
     def __init__(self, make: Callable[[], Subject]) -> None:
         self._make = make
         self._subject = make()
-        self.isolation: Literal["in-process", "child-process"] = self._subject.isolation
 
     def run(self, probe: Probe, *inputs: Any) -> Any:
         """See ``Subject.run``."""
@@ -557,7 +262,6 @@ class Memo:
         self._subject = subject
         self._answers: OrderedDict[bytes, Any] = OrderedDict()
         self._size = size
-        self.isolation: Literal["in-process", "child-process"] = subject.isolation
 
     def run(self, probe: Probe, *inputs: Any) -> Any:
         """See ``Subject.run``; an error is kept as well."""

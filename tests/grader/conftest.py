@@ -138,7 +138,7 @@ def made_up():
 @pytest.fixture(scope="session")
 def bench():
     """One pre-warmed parent process for all tests of this process that grade."""
-    from grader.subject import Bench
+    from grader.bench import Bench
 
     with Bench() as shared:
         yield shared

@@ -149,7 +149,10 @@ ENDINGS = {
 def test_ending_the_run_at_import_earns_nothing(attack, stub, code):
     report = attack(f"{code}\n{stub}")
     assert report.score == 0
-    assert {check.outcome for check in report.checks} <= {"raised", "not_reached"}
+    ended = {"raised", "not_reached"}
+    if code == ENDINGS["SIGKILL"]:  # the first process of a namespace does not even hear it
+        ended.add("not_attempted")
+    assert {check.outcome for check in report.checks} <= ended
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,6 @@ ENDLESS = {
     "loop": "while True: pass",
     "sleep": "import time; time.sleep(10**6)",
     "deadlock": "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()",
-    "stopped": "import os; os.kill(os.getpid(), 19)",
     "output": "import os\n    while True: os.write(1, bytes(2**20)); os.write(2, bytes(2**20))",
     "print": "while True: print('x' * 10**6, flush=True)",
     "message": "class E(Exception):\n        def __str__(self):\n            while True: pass\n    raise E",
@@ -376,12 +378,24 @@ serving.f_locals["reply"].__closure__[[*serving.f_locals["reply"].__code__.co_fr
     assert not mark.exists()
 
 
-def test_a_process_that_serves_from_a_copy_is_not_fast(attack, reference):
-    """Every question goes to a forked process: the clock of the one that was asked stands still."""
-    report = attack("import os, time\nif os.fork():\n    while True: time.sleep(10**6)\n" + reference)
-    fast = next(check for check in report.checks if check.kind == "throughput")
+def test_a_process_that_serves_from_a_copy_is_measured_like_any_other(attack, reference):
+    """Every question goes to a forked process: the clock is the one of all of them."""
+    copy = "import os, time\nif os.fork():\n    while True: time.sleep(10**6)\n"
+    assert attack(copy + reference).score == 16
+    slow = reference + SLOW
+    fast = next(check for check in attack(copy + slow).checks if check.kind == "throughput")
     assert fast.earned == 0
-    assert "no right answer needs so little of it" in fast.rationale
+    assert "times the reference's CPU time" in fast.rationale
+
+
+SLOW = """
+true_forward = BasicMLP.forward
+def forward(self, x):
+    for _ in range(100 * (len(x) > 1000)):
+        true_forward(self, x)
+    return true_forward(self, x)
+BasicMLP.forward = forward
+"""
 
 
 def test_slow_work_is_slow_with_stopped_clocks_and_in_other_threads(attack, reference):
@@ -391,7 +405,7 @@ time.perf_counter = time.process_time = time.thread_time = time.time = lambda: 0
 true_forward = BasicMLP.forward
 def forward(self, x):
     def again():
-        for _ in range(30):
+        for _ in range(100):
             true_forward(self, x)
     if len(x) > 1000:
         thread = threading.Thread(target=again)
@@ -422,14 +436,13 @@ BasicMLP.forward = forward
     assert earned["test_learns_what_no_linear_model_can"] == 0
 
 
-def test_stopping_the_parent_costs_the_submission_and_nobody_else(attack, stub, judge, monkeypatch):
-    monkeypatch.setattr(type(judge._bench), "REPLY_S", 1.0)
+@pytest.mark.parametrize("number", [9, 19], ids=["SIGKILL", "SIGSTOP"])
+def test_the_parent_cannot_be_killed_or_stopped(attack, stub, judge, number):
     judge._bench.warm()
-    judge._bench._control.settimeout(1.0)
     first = judge._bench._process
-    code = "import os, signal; os.kill(os.getppid(), signal.SIGSTOP); signal.pause()"
+    code = f"import os\n    for pid in (os.getppid(), 1, -1): os.kill(pid, {number})"
     assert attack(stub + IN_A_CALL.format(code), wall_s=1.0).score == 0
-    assert judge._bench._process is not first
+    assert judge._bench._process is first
 
 
 # Notebooks.

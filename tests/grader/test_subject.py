@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ import pytest
 import torch
 
 from grader import wire
-from grader.checks import Failure, slowdown
+from grader.bench import Bench, Child
+from grader.bench import _receive as receive
+from grader.checks import slowdown
 from grader.sandbox import Module
-from grader.subject import Bench, Child, GraderFault, Local, Memo, Restarted, SubmissionError, pack
+from grader.subject import GraderFault, Local, Memo, Restarted, SubmissionError, pack
 from grader.submission import Chunk, Submission
 
 WALL_S = 20.0  # generous: what is not about time must not fail on a busy machine
@@ -34,9 +37,27 @@ def bench(bench):
     return bench
 
 
+@pytest.fixture(scope="module")
+def plain_bench():
+    """Without a seal, for code that is trusted: the kernel's own signals, folders on disk."""
+    with Bench("none") as shared:
+        shared.warm()
+        yield shared
+
+
 @pytest.fixture
 def child(bench):
     """Makes children, and ends them after the test."""
+    yield from makes_children(bench)
+
+
+@pytest.fixture
+def plain_child(plain_bench):
+    """``child`` without a seal."""
+    yield from makes_children(plain_bench)
+
+
+def makes_children(bench):
     made = []
 
     def make(source="", *, wall_s=WALL_S, memory_mb=4096, **options):
@@ -366,8 +387,8 @@ def test_a_running_notebook_is_a_subject():
         ("import os\ndef f(): os.kill(os.getpid(), 15)", "signal SIGTERM"),
     ],
 )  # fmt: skip
-def test_a_call_that_ends_the_process_is_a_failure_and_the_next_call_gets_a_fresh_process(child, source, words):
-    dying = child(source)
+def test_a_call_that_ends_the_process_is_a_failure_and_the_next_call_gets_a_fresh_process(plain_child, source, words):
+    dying = plain_child(source)
     error = failure(dying, call)
     assert error.outcome == "raised"
     assert words in error.rationale
@@ -383,8 +404,8 @@ def test_a_call_that_ends_the_process_is_a_failure_and_the_next_call_gets_a_fres
         "raise KeyboardInterrupt",
     ],
 )
-def test_a_file_that_ends_the_process_while_it_is_loaded_fails_every_call(child, source):
-    dead = child(source)
+def test_a_file_that_ends_the_process_while_it_is_loaded_fails_every_call(plain_child, source):
+    dead = plain_child(source)
     for _ in range(3):
         assert "while your file was loaded, your code ended the process" in failure(dead, one).rationale
     assert not dead.answers
@@ -402,7 +423,7 @@ def test_after_two_deaths_no_process_is_started_any_more(child):
         failure(dying, call)
     assert not dying.answers
     assert "ended the process" in failure(dying, one).rationale
-    assert dying._channel is None
+    assert dying._handle is None
 
 
 @pytest.mark.parametrize(
@@ -411,7 +432,6 @@ def test_after_two_deaths_no_process_is_started_any_more(child):
         "def f():\n    while True: pass",
         "import time\ndef f(): time.sleep(1000)",
         "import threading\ndef f():\n    lock = threading.Lock(); lock.acquire(); lock.acquire()",
-        "import os, signal\ndef f(): os.kill(os.getpid(), signal.SIGSTOP)",
         "import re\ndef f(): re.match('(a+)+$', 'a' * 64 + 'b')",
         "class E(Exception):\n    def __str__(self):\n        while True: pass\ndef f(): raise E",
         "def f():\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass",
@@ -424,6 +444,11 @@ def test_a_call_without_end_is_stopped(child, source):
     assert error.outcome == "raised"
     assert error.rationale == "your code was still running after 0.5 s and was stopped"
     assert error.observation is None
+
+
+def test_a_process_that_stops_itself_is_stopped_for_good(plain_child):
+    stopped = plain_child("import os, signal\ndef f(): os.kill(os.getpid(), signal.SIGSTOP)", wall_s=0.5)
+    assert "was stopped" in failure(stopped, call).rationale
 
 
 def test_who_ran_out_of_time_once_gets_a_third_of_it(child):
@@ -492,15 +517,20 @@ def test_the_host_is_not_in_the_environment(child, monkeypatch):
     asked = child()
     own = asked.run(evaluate, "dict(__import__('os').environ)")
     initial = asked.run(evaluate, "open('/proc/self/environ').read()")
-    assert set(own) == {"HOME", "TMPDIR", "OMP_NUM_THREADS", "LANG"}
+    assert set(own) == {"HOME", "TMPDIR", "LOGNAME", "OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "LANG"}
     assert "token-1234" not in initial
     assert {part.split("=")[0] for part in initial.split("\0") if part} <= {
         "OMP_NUM_THREADS",
         "PATH",
         "LANG",
         "LC_CTYPE",
+        "LOGNAME",
+        "PYTHONNOUSERSITE",
+        "PWD",
+        "PYTHONPATH",
         "TMPDIR",
     }
+    assert str(Path.cwd()) not in initial
 
 
 def descriptors(exercise):
@@ -519,8 +549,8 @@ def test_a_child_holds_its_own_socket_and_nothing_else_of_the_judge(child):
     assert list(held.values()) == ["socket"]
 
 
-def test_the_folder_of_a_child_is_its_own_and_is_removed(child):
-    first, second = child(), child()
+def test_the_folder_of_a_child_is_its_own_and_is_removed(plain_child):
+    first, second = plain_child(), plain_child()
     folders = [one.run(evaluate, "__import__('os').getcwd()") for one in (first, second)]
     assert folders[0] != folders[1]
     assert first.run(evaluate, "__import__('tempfile').gettempdir()") == folders[0]
@@ -528,6 +558,16 @@ def test_the_folder_of_a_child_is_its_own_and_is_removed(child):
     assert os.path.exists(f"{folders[0]}/left")
     first.close(), second.close()
     assert not any(map(os.path.exists, folders))
+
+
+def test_behind_a_seal_the_folder_of_a_child_is_its_own_and_is_empty(child):
+    first, second = child(), child()
+    listing = "__import__('os').listdir('/tmp') + __import__('os').listdir('/dev/shm')"
+    first.run(execute, "open('/tmp/left', 'w').write('x'); open('/dev/shm/left', 'w').write('x')")
+    assert first.run(evaluate, listing) == ["left", "left"]
+    assert second.run(evaluate, listing) == []
+    first.close()
+    assert child().run(evaluate, listing) == []
 
 
 @pytest.mark.parametrize(
@@ -541,16 +581,16 @@ def test_the_folder_of_a_child_is_its_own_and_is_removed(child):
     ],
     ids=["locked", "deep", "replaced_by_a_link", "link_inside", "removed"],
 )
-def test_a_folder_is_removed_whatever_a_submission_made_of_it(child, bench, spoil):
-    spoiling = child()
+def test_a_folder_is_removed_whatever_a_submission_made_of_it(plain_child, plain_bench, spoil):
+    spoiling = plain_child()
     folder = spoiling.run(evaluate, "__import__('os').getcwd()")
-    process = bench._process
+    process = plain_bench._process
     spoiling.run(execute, spoil)
     spoiling.close()
     assert not os.path.lexists(folder)
     assert os.path.isdir("/usr/bin")
-    assert child().run(one) == 1
-    assert bench._process is process  # and the bench lives
+    assert plain_child().run(one) == 1
+    assert plain_bench._process is process  # and the bench lives
 
 
 def alive(pid):
@@ -587,14 +627,46 @@ for _ in range(5):
 
 
 @pytest.mark.parametrize("end", ["close", "exit", "hang"])
-def test_grandchildren_die_with_the_child(child, end):
-    parent = child(wall_s=WALL_S if end == "close" else 2)
-    pids = parent.run(execute, GRANDCHILDREN)
+@pytest.mark.parametrize("way", ["sealed", "plain"])
+def test_grandchildren_die_with_the_child(child, plain_child, way, end):
+    parent = (child if way == "sealed" else plain_child)(wall_s=WALL_S if end == "close" else 2)
+    count = len(parent.run(execute, GRANDCHILDREN))
+    pids = descendants(parent._handle.pid)  # as this process knows them
+    assert len(pids) == count == 5
     assert all(map(alive, pids))
     if end == "close":
         parent.close()
     else:
         failure(parent, execute, "import os, time; os._exit(0)" if end == "exit" else "import time; time.sleep(1000)")
+    assert all(map(gone, pids))
+
+
+def descendants(pid):
+    children = [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*children, *(below for one in children for below in descendants(one))]
+
+
+DAEMONS = """
+import os, time
+answer = []
+for _ in range(3):
+    reader, writer = os.pipe()
+    if not os.fork():
+        os.setsid()
+        if not os.fork():
+            os.write(writer, b"x")
+            time.sleep(1000)
+        os._exit(0)
+    os.read(reader, 1)
+"""
+
+
+def test_behind_a_seal_daemons_of_their_own_session_die_as_well(child):
+    parent = child()
+    parent.run(execute, DAEMONS)
+    pids = descendants(parent._handle.pid)
+    assert sum(map(alive, pids)) >= 3  # those between them and us may not have ended yet
+    parent.close()
     assert all(map(gone, pids))
 
 
@@ -707,18 +779,26 @@ def test_a_reply_without_end_is_stopped_in_time(child, text):
     assert time.monotonic() - started < WALL_S
 
 
-def test_what_comes_in_time_is_read_and_after_the_deadline_nothing_is():
+def test_what_comes_in_time_is_read_and_after_the_deadline_nothing_is(child):
     """However fast it comes: the socket alone would give every single byte a time limit of its own."""
-    asked = Child(Bench(), Submission.from_source("", "a.py"), "a", wall_s=1, memory_mb=100)
-    asked._channel, other = socket.socketpair()
-    with asked._channel, other:
+    asked = child()
+    asked.run(one)
+    channel, other = socket.socketpair()
+    handle = replace(asked._handle, channel=channel)
+    with channel, other:
         other.sendall(b"abcdef")
-        assert asked._receive(4, time.monotonic() + WALL_S) == b"abcd"
+        assert receive(handle, 4, time.monotonic() + WALL_S) == b"abcd"
         with pytest.raises(TimeoutError):
-            asked._receive(1, time.monotonic() - 1)
-        with pytest.raises(TimeoutError):
-            asked._send(b"x", time.monotonic() - 1)
-        asked._channel = None
+            receive(handle, 1, time.monotonic() - 1)
+
+
+def test_a_process_that_has_ended_is_noticed_while_others_hold_its_socket(plain_child):
+    left = "import os, time\nif os.fork(): os._exit(0)\ntime.sleep(1000)"
+    asked = plain_child()
+    asked.run(one)
+    started = time.monotonic()
+    assert "exit code 0" in failure(asked, execute, left).rationale
+    assert time.monotonic() - started < WALL_S / 2
 
 
 def test_who_goes_on_talking_is_soon_found_to_answer_before_the_question(child):
@@ -750,7 +830,7 @@ def test_an_answer_that_is_too_large_is_refused_by_either_side(child, monkeypatc
 def test_a_question_that_is_not_read_runs_out_of_time(child):
     deaf = child("import os, signal\ndef f(): pass", wall_s=1)
     assert deaf.run(one) == 1
-    os.kill(deaf._pid, signal.SIGSTOP)
+    os.kill(deaf._handle.pid, signal.SIGSTOP)
     assert "was stopped" in failure(deaf, call, torch.zeros(2**20)).rationale
 
 
@@ -838,15 +918,62 @@ def test_timed_counts_what_a_patched_clock_hides(child):
     assert child(patch + work).timed(call)[1] > child(work).timed(call)[1] / 4
 
 
-def test_work_that_another_process_does_is_not_fast(child):
-    """Fork, let the copy serve, and sleep: the clock of the process that was asked stands still."""
-    swapped = child("import os, time\nif os.fork():\n    while True: time.sleep(1000)\n")
-    with pytest.raises(Failure, match="no right answer needs so little of it"):
-        slowdown(swapped, child("x = 1"), burn_and_count, lambda: (200_000,))
+ELSEWHERE = {
+    "a copy serves": "import os, time\nif os.fork():\n    while True: time.sleep(1000)\n",
+    "a worker is fed through pipes": """
+import os
+to_read, to_write = os.pipe()
+from_read, from_write = os.pipe()
+if not os.fork():
+    while True:
+        n = int.from_bytes(os.read(to_read, 8), "big")
+        os.write(from_write, sum(1 for _ in range(n)).to_bytes(8, "big"))
+def count(n):
+    os.write(to_write, n.to_bytes(8, "big"))
+    return int.from_bytes(os.read(from_read, 8), "big")
+""",
+    "a new process each time": """
+import os, signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+def count(n):
+    reader, writer = os.pipe()
+    if not os.fork():
+        os.write(writer, sum(1 for _ in range(n)).to_bytes(8, "big"))
+        os._exit(0)
+    os.close(writer)
+    answer = int.from_bytes(os.read(reader, 8), "big")
+    os.close(reader)
+    return answer
+""",
+    "threads": """
+import threading
+def count(n):
+    found = []
+    worker = threading.Thread(target=lambda: found.append(sum(1 for _ in range(n))))
+    worker.start()
+    worker.join()
+    return found[0]
+""",
+}
+
+
+@pytest.mark.parametrize("source", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_work_that_another_process_does_is_counted(child, source):
+    busy = child(source)
+    assert busy.run(one) == 1
+    measured = slowdown(busy, child("x = 1"), burn_and_count, lambda: (2_000_000,), pairs=3)
+    assert 0.5 < measured.ratio < 5
+
+
+@pytest.mark.parametrize("name", ["a copy serves", "a worker is fed through pipes", "threads"])
+def test_without_a_control_group_the_processes_are_counted_one_by_one(child, monkeypatch, name):
+    monkeypatch.setattr("grader.bench.Group.make", lambda: None)
+    busy = child(ELSEWHERE[name])
+    assert slowdown(busy, child("x = 1"), burn_and_count, lambda: (2_000_000,), pairs=3).ratio > 0.5
 
 
 def burn_and_count(exercise, n):
-    return sum(1 for _ in range(n))
+    return exercise.count(n) if hasattr(exercise, "count") else sum(1 for _ in range(n))
 
 
 # The bench.
@@ -875,18 +1002,17 @@ def test_the_bench_is_in_no_group_with_the_judge(bench):
     assert os.getsid(bench._process.pid) != os.getsid(0)
 
 
-def test_a_reap_of_a_pid_that_is_not_ours_kills_nobody(bench):
-    process = bench._process
+def test_a_reap_of_a_pid_that_is_not_ours_kills_nobody(plain_bench):
+    process = plain_bench._process
     innocent = os.fork()
     if not innocent:
         signal.pause()
         os._exit(0)
     try:
         for pid in (0, 1, os.getpid(), os.getpgrp(), innocent):
-            assert bench.reap(pid) is None
-            assert bench._request({"reap": pid}) == 0  # nor does the other side trust it
+            assert plain_bench._request({"reap": pid})[0] == 0
         assert alive(innocent)
-        assert bench._process is process
+        assert plain_bench._process is process
     finally:
         os.kill(innocent, signal.SIGKILL)
         os.waitpid(innocent, 0)
@@ -909,7 +1035,7 @@ def test_many_descriptors_in_the_judge_do_no_harm(child):
 def test_a_stopped_or_killed_bench_is_replaced_and_only_the_guilty_lose(monkeypatch):
     """One bench for all of it, because each start costs seconds."""
     monkeypatch.setattr(Bench, "REPLY_S", 1.0)
-    with Bench() as bench:
+    with Bench("none") as bench:
         bench.warm()
         monkeypatch.undo()
 
@@ -923,7 +1049,7 @@ def test_a_stopped_or_killed_bench_is_replaced_and_only_the_guilty_lose(monkeypa
 
         stopper = make("import os, signal\ndef f(): os.kill(os.getppid(), signal.SIGSTOP)")
         assert stopper.run(call) is None
-        pid = stopper._pid
+        pid = stopper._handle.pid
         stopper.close()  # the bench does not answer, and is given up; the child is ended all the same
         assert first.poll() is not None
         assert gone(pid)
@@ -965,15 +1091,16 @@ def test_a_stopped_or_killed_bench_is_replaced_and_only_the_guilty_lose(monkeypa
     reference.close()
 
 
-def test_a_bench_whose_judge_has_died_ends_and_leaves_no_submission_behind(bench):
+@pytest.mark.parametrize("seal", ["bubblewrap", "none"])
+def test_a_bench_whose_judge_has_died_ends_and_leaves_no_submission_behind(seal):
     judge = (
         "import os, sys\n"
-        "from grader.subject import Bench, Child\n"
+        "from grader.bench import Bench, Child\n"
         "from grader.submission import Submission\n"
-        "bench = Bench()\n"
+        f"bench = Bench({seal!r})\n"
         "child = Child(bench, Submission.from_source('', 'a.py'), 'a', wall_s=100, memory_mb=4096)\n"
         "child._open()\n"
-        "print(bench._process.pid, child._pid, bench._folder, flush=True)\n"
+        "print(bench._process.pid, child._handle.pid, bench._folder or '/nowhere', flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     output = subprocess.run([sys.executable, "-c", judge], capture_output=True, text=True, check=False).stdout.split()
@@ -999,8 +1126,8 @@ def test_a_reference_that_fails_twice_is_a_fault_of_the_grader_and_not_an_answer
 
 
 def test_a_bench_that_cannot_start_is_a_fault_of_the_grader(monkeypatch):
-    monkeypatch.setattr("grader.subject.sys.executable", "/bin/false")
-    with Bench() as bench:
+    monkeypatch.setattr("grader.bench.sys.executable", "/bin/false")
+    with Bench("bubblewrap") as bench:
         asked = Child(bench, Submission.from_source("", "a.py"), "a", wall_s=1, memory_mb=100)
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(2):
@@ -1028,8 +1155,6 @@ def test_a_submission_with_a_problem_never_starts_a_process():
 
 
 class Counting:
-    isolation = "in-process"
-
     def __init__(self):
         self.asked = []
 
@@ -1157,7 +1282,7 @@ def test_two_threads_may_share_a_bench(bench):
 def test_a_socket_of_the_judge_is_closed_when_its_child_is(child):
     asked = child()
     asked.run(one)
-    channel = asked._channel
+    channel = asked._handle.channel
     assert isinstance(channel, socket.socket)
     asked.close()
     assert channel.fileno() == -1
