@@ -1,14 +1,17 @@
-"""The command line: ``grader list | check | hint | sync | release | grade | audit | report``.
+"""The command line: ``grader list | check | hint | sync | release | grade | audit | report | doctor``.
 
 Exit codes: 0 done; 1 a verdict or an audit failed; 2 bad input (one line on stderr says what).
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
+import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -98,6 +101,14 @@ def parser() -> Parser:
     sub.add_argument("--out", type=Path, metavar="DIR", help="write reports and their HTML pages there")
     sub.add_argument("--seed", type=_seed, help="run seed (default: a new one, recorded in the report)")
     sub.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    sub.add_argument(
+        "--scheduler", metavar="tcp://HOST:PORT", help="grade on this Dask cluster instead (a session only)"
+    )
+    sub.add_argument("--regrade", action="store_true", help="make the reports in --out anew that another suite made")
+    sub.add_argument(
+        "--seal", choices=("bubblewrap", "uid", "none"), help="how to seal submissions off (default: the best)"
+    )
+    sub.add_argument("--trust", action="store_true", help="grade even where no seal works: only your own code")
 
     sub = command("audit", run_audit, "Put the suites on trial: stub, reference, right, wrong and lazy controls.")
     sub.add_argument("id", nargs="*", default=["all"], help="exercises, sessions or all (default)")
@@ -223,8 +234,12 @@ def run_grade(options: argparse.Namespace) -> int:
     course = find()
     if options.json and options.out:
         raise CourseError("--json and --out exclude each other")
+    if options.regrade and not options.out:
+        raise CourseError("--regrade needs --out, where the reports are")
     if options.id.isdigit():
         return grade_cohort(course, options)
+    if options.regrade or options.scheduler:
+        raise CourseError("--regrade and --scheduler are for a session and a folder of students")
     exercise = course.exercise(options.id)
     require_ready(exercise)
     from grader.grading import Grader, new_seed
@@ -236,7 +251,7 @@ def run_grade(options: argparse.Namespace) -> int:
         raise InputError("two of the files have the same name: grade them into different folders")
     submissions = [Submission.from_file(path) for path in options.path]
     seed = new_seed() if options.seed is None else options.seed
-    with Grader(course) as grader:
+    with Grader(course, seal=options.seal, trust=options.trust) as grader:
         reports = [grader.grade(exercise, submission, seed=seed) for submission in submissions]
     if options.json:
         write_json(reports, options.json)
@@ -268,29 +283,76 @@ def write_json(reports: "Sequence[Report]", target: str) -> None:
 def grade_cohort(course: Course, options: argparse.Namespace) -> int:
     """``grader grade SESSION FOLDER``: done even when no student passes; failed when a verdict is pending."""
     exercises = course.select([options.id])
-    from grader import cohort
+    from grader import cohort, seal
     from grader.grading import new_seed
-    from grader.html import write_pages
+    from grader.html import write_index, write_page
     from grader.submission import InputError
-    from grader.terminal import show_cohort
+    from grader.terminal import show_changes, show_cohort
 
     if len(options.path) != 1:
         raise InputError("a session is graded from one folder, with a folder per student in it")
     tasks = cohort.discover(options.path[0], exercises)
-    seed = new_seed() if options.seed is None else options.seed
-    reports = []
-    with progress("grading", len(tasks)) as advance:
-        for report in cohort.grade(course, tasks, seed=seed, jobs=options.jobs, out=options.out):
-            reports.append(report)
-            advance()
+    reports: list[Report] = []
+    changes: list[tuple[Report, Report]] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(interruptible())
+        store = None
+        if options.out:
+            opened = cohort.Store.open(options.out, seed=options.seed, regrade=options.regrade)
+            store = stack.enter_context(opened)
+        drawn = new_seed() if options.seed is None else options.seed
+        seed = store.seed if store else drawn
+        crew: cohort.Crew
+        if options.scheduler:
+            from grader.cluster import Cluster
+
+            crew = stack.enter_context(Cluster(course, options.scheduler, seal=options.seal, trust=options.trust))
+        else:
+            seal.choose(options.seal, trust=options.trust, secret=course.secret)  # says at once when there is none
+            jobs = min(options.jobs, len(tasks))
+            crew = stack.enter_context(cohort.Processes(course, jobs, seal=options.seal, trust=options.trust))
+        advance = stack.enter_context(progress("grading", len(tasks)))
+        graded = cohort.grade(
+            course, tasks, seed=seed, store=store, crew=crew,
+            changed=lambda before, after: changes.append((before.summary(), after.summary())),
+        )  # fmt: skip
+        try:
+            for report in graded:
+                if options.out:
+                    write_page(report, options.out)
+                reports.append(report if options.json else report.summary())
+                advance()
+        except KeyboardInterrupt:
+            again = "; the same command goes on from there" if options.out else ""
+            complain(f"interrupted: {len(reports)} of {len(tasks)} done{again}")
+            raise
     reports.sort(key=lambda report: (report.student, report.exercise))
     if options.json:
         write_json(reports, options.json)
     else:
         show_cohort(reports, console())
+    if options.regrade:
+        show_changes(changes, console())
+    if store and store.stale:
+        words = f"{store.stale} reports were made with another suite or grader and kept; --regrade makes them anew"
+        print(f"grader: {words}", file=sys.stderr)
     if options.out:
-        print(write_pages(reports, options.out))
+        print(write_index(reports, options.out))
     return FAILED if any(report.faulty for report in reports) else DONE
+
+
+@contextlib.contextmanager
+def interruptible() -> "Iterator[None]":
+    """SIGTERM ends a command as Ctrl-C does: what is open is closed, what is done stays."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_audit(options: argparse.Namespace) -> int:
@@ -351,14 +413,18 @@ def console() -> "Console":
 class progress:  # noqa: N801  # reads as a function: with progress("grading", 10) as advance
     """A progress bar with the time left, on stderr; plain lines now and then when that is not a terminal."""
 
+    LINE_S = 30.0  # without a terminal, a line at least this often while something is done
+
     def __init__(self, what: str, total: int) -> None:
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._bar = Progress(console=Console(stderr=True), transient=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task(what, total=total)
         self._plain = not sys.stderr.isatty()
         self._what, self._total, self._done = what, total, 0
+        self._started = self._said = time.monotonic()
 
     def __enter__(self) -> Any:
         if not self._plain:
@@ -368,8 +434,12 @@ class progress:  # noqa: N801  # reads as a function: with progress("grading", 1
     def _advance(self) -> None:
         self._done += 1
         self._bar.advance(self._task)
-        if self._plain and (self._done % max(1, self._total // 10) == 0 or self._done == self._total):
-            print(f"{self._what}: {self._done} of {self._total}", file=sys.stderr, flush=True)
+        now = time.monotonic()
+        due = self._done % max(1, self._total // 10) == 0 or self._done == self._total or now - self._said > self.LINE_S
+        if self._plain and due:
+            self._said = now
+            left = (now - self._started) / self._done * (self._total - self._done)
+            print(f"{self._what}: {self._done} of {self._total}, about {left:.0f} s left", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if not self._plain:  # where nothing was started, stopping prints an empty line

@@ -1,13 +1,26 @@
-"""A folder of submissions, one folder per student, graded on several cores with one seed."""
+"""A folder of submissions, one folder per student, graded on several cores (or machines) with one seed.
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+Reports are kept in a ``Store``, one file per submission, so that a run that was killed resumes where it was. The work is done
+by a crew: ``Processes`` here, or ``grader.cluster.Cluster`` on a Dask cluster. Few jobs are under way at any time, and a report
+is handed on as soon as it is there: the driver's memory does not grow with the class.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
+from grader import __version__
 from grader.course import Course, Exercise, load
-from grader.grading import Grader
+from grader.grading import Grader, new_seed, suite_digest_of, undecided
 from grader.report import Report, write_atomically
 from grader.submission import InputError, Submission
 
@@ -62,24 +75,240 @@ def find(student: Path, exercise: Exercise) -> Path | None:
     return None
 
 
-def grade(course: Course, tasks: Sequence[Task], *, seed: int, jobs: int, out: Path | None = None) -> Iterator[Report]:
-    """The reports as they come; each is also written to ``out/<student>/<exercise>.json`` when ``out`` is given."""
-    jobs = max(1, min(jobs, len(tasks)))
-    with workers(course, jobs) as pool:
-        pending = [pool.submit(_grade, task, seed) for task in tasks]
-        for future in as_completed(pending):
-            report = future.result()
-            if out is not None:
-                write_atomically(out / report.student / f"{report.exercise}.json", report.to_json())
-            yield report
+# ------------------------------------------------------------------------------------------------------------- the store
+
+LOST = "the process that graded this ended {count} times, and nobody knows why"
+MOST_LOSSES = 3
+"""So many workers may die over one submission; then a person must look at it."""
+
+SEED = "seed.txt"
+
+
+@dataclass
+class Store:
+    """A folder of reports, ``<student>/<exercise>.json``, for one run at a time; a context manager.
+
+    Which verdict a report holds is told by four things in it: the digest of the submission, the digest of the suite (with
+    all that a verdict depends on, see ``grading.suite_digest_of``), the seed, and the grader's version.
+
+    Attributes:
+        folder: where the reports are.
+        seed: of all reports in it.
+        stale: how many reports were kept although they were made with another suite or grader.
+    """
+
+    folder: Path
+    seed: int
+    regrade: bool = False
+    stale: int = 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, folder: Path, *, seed: int | None = None, regrade: bool = False) -> "Iterator[Store]":
+        """The store in ``folder``, made when there is none; its seed is drawn once and kept in ``seed.txt``.
+
+        Raises:
+            InputError: another run works in it, or its reports have another seed.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it, however we end
+            except BlockingIOError:
+                raise InputError(f"{folder}: another grader is at work in it") from None
+            for path in folder.rglob(".*.json.*"):  # unfinished, of a writer that was killed
+                path.unlink(missing_ok=True)
+            kept = _seed_in(folder)
+            if kept is not None and seed not in (None, kept):
+                raise InputError(f"{folder}: its reports have the seed {kept}; use another folder for the seed {seed}")
+            if kept is None:
+                kept = new_seed() if seed is None else seed
+                write_atomically(folder / SEED, f"{kept}\n")
+                (folder / SEED).chmod(0o600)  # with the seed one can draw the hidden inputs
+            yield cls(folder, kept, regrade)
+
+    def path(self, student: str, exercise: str) -> Path:
+        """Where a report lies."""
+        return self.folder / student / f"{exercise}.json"
+
+    def read(self, student: str, exercise: str) -> Report | None:
+        """The report that is there; None when there is none that can be read."""
+        try:
+            report = Report.from_json(self.path(student, exercise).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none, or not a whole one: it will be made again
+            return None
+        return report if (report.student, report.exercise) == (student, exercise) else None
+
+    def kept(self, task: Task, submission: Submission, suite: str) -> Report | None:
+        """The report on this submission, unless it must be made (again)."""
+        report = self.read(task.student, task.exercise.id)
+        if report is None or (report.submission_digest, report.seed) != (submission.digest, self.seed):
+            return None
+        fresh = (report.suite_digest, report.environment.grader) == (suite, __version__)
+        if report.faulty and (self.regrade or not is_lost(report)):
+            return None
+        if not fresh and self.regrade:
+            return None
+        self.stale += not fresh
+        return report
+
+    def write(self, report: Report) -> None:
+        """Put a report in its place, whole or not at all."""
+        write_atomically(self.path(report.student, report.exercise), report.to_json())
+
+
+def _seed_in(folder: Path) -> int | None:
+    try:
+        return int((folder / SEED).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise InputError(f"{folder / SEED}: expected a number, the seed of the reports beside it") from None
+
+
+def is_lost(report: Report) -> bool:
+    """Whether a report says that its submission ended too many workers."""
+    return any(check.rationale == LOST.format(count=MOST_LOSSES) for check in report.checks)
+
+
+# -------------------------------------------------------------------------------------------------------------- the crew
+
+
+@dataclass(frozen=True)
+class Job:
+    """What travels to a worker: a submission's text, not its path."""
+
+    exercise: str
+    student: str
+    submission: Submission
+    seed: int
+    losses: int = 0
+
+
+class Crew(Protocol):
+    """Workers that grade."""
+
+    room: int  # jobs that should be under way at the same time
+
+    def start(self, job: Job) -> None:
+        """Begin with a job."""
+        ...
+
+    def finished(self) -> "list[tuple[Job, Report | None]]":
+        """Wait for at least one job to end; None stands for a report that never came, because its worker died."""
+        ...
+
+
+class Processes:
+    """A crew of processes on this machine, each with a bench of its own. A context manager.
+
+    Each is an executor of one process, so that it is known whose work a dead one was doing.
+    """
+
+    def __init__(self, course: Course, jobs: int, *, seal: str | None = None, trust: bool = False) -> None:
+        self.room = jobs
+        self._new: Callable[[], Executor] = lambda: workers(course, 1, seal=seal, trust=trust)
+        self._idle: list[Executor] = []
+        self._busy: dict[Future[str], tuple[Job, Executor]] = {}
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for executor in [*self._idle, *(executor for _, executor in self._busy.values())]:
+            for process in list((getattr(executor, "_processes", None) or {}).values()):
+                process.kill()  # what is under way is of no use any more; the bench ends with it
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def start(self, job: Job) -> None:
+        """See ``Crew``."""
+        executor = self._idle.pop() if self._idle else self._new()
+        self._busy[executor.submit(_grade, job)] = job, executor
+
+    def finished(self) -> list[tuple[Job, Report | None]]:
+        """See ``Crew``."""
+        ended: list[tuple[Job, Report | None]] = []
+        for future in wait(self._busy, return_when=FIRST_COMPLETED).done:
+            job, executor = self._busy.pop(future)
+            try:
+                ended.append((job, Report.from_json(future.result())))
+                self._idle.append(executor)
+            except BrokenProcessPool:
+                executor.shutdown(wait=False)
+                ended.append((job, None))
+        return ended
+
+
+def grade(
+    course: Course,
+    tasks: Iterable[Task],
+    *,
+    seed: int,
+    jobs: int = 1,
+    store: Store | None = None,
+    crew: Crew | None = None,
+    changed: "Callable[[Report, Report], None]" = lambda before, after: None,
+) -> Iterator[Report]:
+    """The reports as they come: those that the store has, and those that are made now, which it is given.
+
+    Args:
+        course: the full course.
+        tasks: read one by one, as there is room for them.
+        seed: the run seed.
+        jobs: how many processes, where no crew is given.
+        store: keeps reports over runs.
+        crew: who does the work; this function's own processes by default.
+        changed: is told the report that was there before and the one that takes its place.
+    """
+    with contextlib.ExitStack() as stack:
+        if crew is None:
+            crew = stack.enter_context(Processes(course, jobs))
+        digests: dict[str, str] = {}
+        under_way = 0
+
+        def ended() -> Iterator[Report]:
+            nonlocal under_way
+            for job, report in crew.finished():
+                under_way -= 1
+                if report is None and job.losses + 1 < MOST_LOSSES:
+                    crew.start(replace(job, losses=job.losses + 1))
+                    under_way += 1
+                    continue
+                if report is None:
+                    reason = LOST.format(count=MOST_LOSSES)
+                    exercise = course.exercise(job.exercise)
+                    report = undecided(course, exercise, job.submission, seed=seed, student=job.student, reason=reason)
+                if store is not None:
+                    before = store.read(job.student, job.exercise)
+                    store.write(report)
+                    if before is not None:
+                        changed(before, report)
+                yield report
+
+        for task in tasks:
+            submission = task.submission()
+            name = task.exercise.id
+            if store is not None:
+                if name not in digests:
+                    digests[name] = suite_digest_of(course, task.exercise)
+                if kept := store.kept(task, submission, digests[name]):
+                    yield kept
+                    continue
+            while under_way >= crew.room:
+                yield from ended()
+            crew.start(Job(name, task.student, submission, seed))
+            under_way += 1
+        while under_way:
+            yield from ended()
 
 
 _grader: Grader | None = None  # of this worker process: it ends with the process, and its bench with it
 
 
-def workers(course: Course, jobs: int) -> ProcessPoolExecutor:
+def workers(course: Course, jobs: int, *, seal: str | None = None, trust: bool = False) -> Executor:
     """Processes in which ``worker()`` is a grader of this course, with one bench each."""
-    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start, initargs=(str(course.root),))
+    arguments = (str(course.root), seal, trust)
+    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start, initargs=arguments)
 
 
 def worker() -> Grader:
@@ -88,10 +317,24 @@ def worker() -> Grader:
     return _grader
 
 
-def _start(root: str) -> None:
+def _start(root: str, seal: str | None, trust: bool) -> None:
     global _grader
-    _grader = Grader(load(Path(root)))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: when the driver is killed, so are we
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then ends us
+    _grader = Grader(load(Path(root)), seal=seal, trust=trust)
 
 
-def _grade(task: Task, seed: int) -> Report:
-    return worker().grade(task.exercise, task.submission(), seed=seed, student=task.student)
+def _grade(job: Job) -> str:
+    grader = worker()
+    return grade_job(grader, job).to_json()
+
+
+def grade_job(grader: Grader, job: Job) -> Report:
+    """The report on a job; what goes wrong with the grader costs nobody a point and stops no cohort."""
+    exercise = grader.course.exercise(job.exercise)
+    try:
+        return grader.grade(exercise, job.submission, seed=job.seed, student=job.student)
+    except Exception as error:
+        reason = f"a fault of the grader: {type(error).__name__}: {error}"[:1000]
+        return undecided(grader.course, exercise, job.submission, seed=job.seed, student=job.student, reason=reason)

@@ -147,6 +147,11 @@ class Course:
         """The solved module."""
         return self.root / "reference" / exercise.folder / f"{exercise.module}.py"
 
+    @property
+    def secret(self) -> tuple[Path, ...]:
+        """The folders that no submission may read."""
+        return self.root / "tests", self.root / "reference"
+
     def hidden_suite(self, exercise: Exercise) -> Path:
         """The tests that give the points."""
         return self.root / "tests" / exercise.folder / f"test_{exercise.module}.py"

@@ -64,8 +64,8 @@ def main() -> None:
     tasks = cohort.discover(submissions, course.select([str(session.number)]))
     print(f"Grading {len(tasks)} answers ...", flush=True)
     reports = []
-    with progress("grading", len(tasks)) as advance:
-        for report in cohort.grade(course, tasks, seed=2026, jobs=os.cpu_count() or 1, out=options.to / "reports"):
+    with cohort.Store.open(options.to / "reports", seed=2026) as store, progress("grading", len(tasks)) as advance:
+        for report in cohort.grade(course, tasks, seed=2026, jobs=os.cpu_count() or 1, store=store):
             reports.append(report)
             advance()
     reports.sort(key=lambda report: (report.student, report.exercise))

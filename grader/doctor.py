@@ -85,13 +85,12 @@ def sealing() -> list[Finding]:
     return found
 
 
-def secret() -> list[Path]:
+def secret() -> tuple[Path, ...]:
     """Of the course around here, if there is one."""
     try:
-        root = find().root
+        return find().secret
     except CourseError:
-        return []
-    return [root / "tests", root / "reference"]
+        return ()
 
 
 def data() -> Finding:

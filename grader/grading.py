@@ -62,12 +62,12 @@ class Grader:
         self, course: Course, *, seal: str | None = None, trust: bool = False, bench: "Bench | None" = None
     ) -> None:
         self.course = course
-        secret = [course.root / "tests", course.root / "reference"]
-        self.seal = bench.seal if bench else seals.choose(seal, trust=trust, secret=secret)
+        self.seal = bench.seal if bench else seals.choose(seal, trust=trust, secret=course.secret)
         self._bench = bench
         self._owns_bench = bench is None
         self._references: dict[str, Memo] = {}
         self._controls: dict[str, list[tuple[controls.Control, Memo]]] = {}
+        self._digests: dict[str, str] = {}
         self.structure: dict[str, set[str]] = {}  # exercise -> ids of its checks that look at structure only
 
     def __enter__(self) -> "Grader":
@@ -90,7 +90,7 @@ class Grader:
                 submission,
                 state,
                 lambda: self._run(exercise, suite, subject, state),
-                suite_digest=digest_of(suite, self.course.reference(exercise)),
+                suite_digest=self._digest(exercise),
                 subject=subject,
                 points=dict(exercise.points),
                 student=student,
@@ -114,6 +114,11 @@ class Grader:
             submission = Submission.from_file(self.course.reference(exercise))
             self._references[exercise.id] = Memo(Restarted(lambda: self._subject(exercise, submission)))
         return self._references[exercise.id]
+
+    def _digest(self, exercise: Exercise) -> str:
+        if exercise.id not in self._digests:
+            self._digests[exercise.id] = suite_digest_of(self.course, exercise)
+        return self._digests[exercise.id]
 
     def _run(self, exercise: Exercise, suite: Path, subject: Kept, state: plugin.State) -> str:
         output = run_suite(suite, self.course.root, state)
@@ -298,6 +303,39 @@ def _fault(kind: str, points: int, reason: str) -> Check:
         id=f"suite_{kind}", kind=name, title=f"the checks of {kind}", points=points, earned=0,
         outcome="grader_fault", rationale=reason,
     )  # fmt: skip
+
+
+def undecided(
+    course: Course, exercise: Exercise, submission: Submission, *, seed: int, student: str, reason: str
+) -> Report:
+    """The report on a submission that could not be graded: every point is pending."""
+    state = plugin.State(seed, lambda _: nobody, lambda _: nobody)
+    nobody = Local(Module(exercise.module, []), reason)
+    report = report_of(
+        exercise,
+        submission,
+        state,
+        lambda: "",
+        suite_digest=suite_digest_of(course, exercise),
+        subject=nobody,
+        points=dict(exercise.points),
+        student=student,
+    )
+    return report.model_copy(
+        update={"checks": tuple(_fault(*promised, reason) for promised in exercise.points.items())}
+    )
+
+
+def suite_digest_of(course: Course, exercise: Exercise) -> str:
+    """sha256 over everything of ours that a verdict depends on.
+
+    The hidden suite, the reference and the controls (their sentences are in reports), the fixtures, the grader's own code,
+    and what the manifest says of points and limits. A change of a mere comment counts as well: better graded once too often.
+    """
+    ours = sorted([*(course.root / "fixtures").rglob("*.py"), *Path(__file__).parent.glob("*.py")])
+    files = [course.hidden_suite(exercise), course.reference(exercise), course.controls(exercise), *ours]
+    manifest = repr((sorted(exercise.points.items()), exercise.limits))
+    return hashlib.sha256((manifest + digest_of(*files)).encode()).hexdigest()
 
 
 def digest_of(*files: Path) -> str:

@@ -90,7 +90,17 @@ def page_name(report: Report) -> str:
 def write_pages(reports: Sequence[Report], folder: Path) -> Path:
     """Write a page per report and then ``index.html``, whose path is returned."""
     for report in sorted(reports, key=lambda report: report.started):  # of two verdicts on the same work the last stays
-        write_atomically(folder / page_name(report), report_page(report))
+        write_page(report, folder)
+    return write_index(reports, folder)
+
+
+def write_page(report: Report, folder: Path) -> None:
+    """Write the page of one report."""
+    write_atomically(folder / page_name(report), report_page(report))
+
+
+def write_index(reports: Sequence[Report], folder: Path) -> Path:
+    """Write ``index.html`` over reports (or their summaries), whose pages are there; returns its path."""
     index = folder / "index.html"
     write_atomically(index, cohort_page(reports))
     return index

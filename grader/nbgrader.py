@@ -58,7 +58,7 @@ class SubmissionExporter(NotebookExporter):
         try:
             judge = Judge(parent=self)
             course = judge.load_course()
-            seals.choose(judge.seal, trust=judge.trust, secret=[course.root / "tests", course.root / "reference"])
+            seals.choose(judge.seal, trust=judge.trust, secret=course.secret)
         except (manifest.CourseError, seals.SealError) as error:  # said before any submission is touched
             self.log.error("%s", error)
             raise NbGraderException(str(error)) from error

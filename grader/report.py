@@ -100,6 +100,11 @@ class Report(Record):
             totals[check.kind] = (earned + check.earned, points + check.points)
         return totals
 
+    def summary(self) -> "Report":
+        """Itself without words and figures: all that a table of a whole class needs, and small."""
+        checks = tuple(check.model_copy(update={"rationale": "", "help": "", "figures": ()}) for check in self.checks)
+        return self.model_copy(update={"checks": checks})
+
     @property
     def faulty(self) -> bool:
         """Whether a fault of the grader left a check undecided."""

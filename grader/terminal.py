@@ -180,6 +180,26 @@ def show_cohort(reports: Sequence[Report], console: Console) -> None:
     console.print(Text(legend, style="dim"))
 
 
+def show_changes(changes: Sequence[tuple[Report, Report]], console: Console) -> None:
+    """Print which points another grading has changed: the report before and the one that took its place."""
+    moved = [(old, new) for old, new in changes if old.by_kind() != new.by_kind() or old.pending != new.pending]
+    console.print()
+    if not moved:
+        console.print(Text(f"{len(changes)} graded again, no points changed."))
+        return
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for header in ("Student", "Exercise", "Before", "After", "Kinds"):
+        table.add_column(header, overflow="fold", justify="right" if header in ("Before", "After") else "left")
+    for old, new in sorted(moved, key=lambda pair: (pair[1].student.casefold(), pair[1].exercise)):
+        before, after = old.by_kind(), new.by_kind()
+        names = [kind for kind in {**before, **after} if before.get(kind) != after.get(kind)]
+        parts = [f"{kind} {before.get(kind, (0, 0))[0]} → {after.get(kind, (0, 0))[0]}" for kind in names]
+        words = (one_line(new.student, LONGEST_NAME), one_line(new.exercise), score(old), score(new), ", ".join(parts))
+        table.add_row(*(Text(_encodable(word, console)) for word in words))
+    console.print(table)
+    console.print(Text(f"{len(changes)} graded again, points changed in {len(moved)}."))
+
+
 def _grid(cohort: Cohort, console: Console, by_kind: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("Student", no_wrap=True)

@@ -226,3 +226,6 @@ class Here:
         future: Future[Any] = Future()
         future.set_result(function(*arguments))
         return future
+
+    def shutdown(self, **_: bool) -> None:
+        """Nothing to end."""

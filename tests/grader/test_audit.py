@@ -118,11 +118,10 @@ def audited(made_up, bench, tmp_path, monkeypatch):
 
     def run(exercises, seeds=(0,)):
         course = made_up.make(tmp_path, exercises)
-        grader = Grader(course)
-        grader._bench = bench
+        grader = Grader(course, bench=bench)
         monkeypatch.setattr(cohort, "_grader", grader)
         monkeypatch.setattr(grading, "DIAGNOSED", ())  # a diagnosis changes no verdict, and takes time
-        monkeypatch.setattr(audit, "workers", lambda *_: made_up.Here())
+        monkeypatch.setattr(audit, "workers", lambda *_, **__: made_up.Here())
         ready = [exercise for exercise in course.exercises if exercise.ready]
         try:
             verdicts = [verdict for group in audit.audit(course, ready, seeds=seeds) for verdict in group]

@@ -46,8 +46,7 @@ def stub(course, basic_mlp):
 
 @pytest.fixture(scope="module")
 def judge(course, bench):
-    one = Grader(course)
-    one._bench = bench
+    one = Grader(course, bench=bench)
     yield one
     for subject in one._references.values():
         subject.close()
@@ -57,8 +56,7 @@ def judge(course, bench):
 def control(made_up, bench, tmp_path_factory):
     """A small exercise, whose reference must earn everything right after an attack."""
     course = made_up.make(tmp_path_factory.mktemp("control"), {"double": made_up.quick()})
-    one = Grader(course)
-    one._bench = bench
+    one = Grader(course, bench=bench)
 
     def reference_earns_everything():
         report = one.grade(course.exercise("3.1"), Submission.from_source(made_up.REFERENCE, "a.py"), seed=1)

@@ -1,0 +1,175 @@
+"""A crew on a Dask cluster: the same job, mapped over its workers. Nothing of the distribution is our own.
+
+The course travels to the workers as an archive and submissions as data, so no shared disk is needed; what a worker needs is
+the same grader and fixtures (compared by digest), and what ``grader doctor`` asks for. Use a cluster that only you can reach:
+whoever speaks to a Dask scheduler can run code on it.
+"""
+
+import hashlib
+import io
+import shutil
+import sys
+import tempfile
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grader import __version__
+from grader.cohort import MOST_LOSSES, Job, grade_job
+from grader.course import MANIFEST, Course, load
+from grader.grading import Grader
+from grader.report import Report
+from grader.submission import InputError
+
+SHIPPED = ("exercises", "reference", "tests", "fixtures")
+CONNECT_S = 20
+NAME = "course-under-grading"
+
+
+class Cluster:
+    """See ``cohort.Crew``. A context manager.
+
+    Args:
+        course: travels to every worker, those that join later included.
+        address: of the scheduler, ``tcp://host:port``.
+        seal: see ``Grader``.
+        trust: see ``Grader``.
+
+    Raises:
+        InputError: Dask is not installed, the scheduler cannot be reached, has no workers, or they have another grader.
+    """
+
+    def __init__(self, course: Course, address: str, *, seal: str | None = None, trust: bool = False) -> None:
+        try:
+            from distributed import Client, as_completed
+        except ImportError:
+            raise InputError('--scheduler needs Dask: pip install "pytorch-genomics-course[cluster]"') from None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of versions that differ: we compare those that matter, below
+                self._client = Client(address, timeout=CONNECT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{address}: no Dask scheduler answers there ({type(error).__name__})") from None
+        try:
+            found = self._client.run(identity)
+            if not found:
+                raise InputError(f"{address}: the cluster has no workers")
+            for worker, theirs in found.items():
+                if theirs != identity():
+                    raise InputError(
+                        f"{worker} has another grader, fixtures, torch or Python: {theirs}, here {identity()}"
+                    )
+            self._client.run_on_scheduler(_set_losses)
+            self._client.register_plugin(CoursePlugin(archive(course), seal, trust), name=NAME)
+            self.room = 2 * len(found)  # so that no worker waits for us
+        except BaseException:
+            self._client.close()
+            raise
+        self._running = as_completed(loop=self._client.loop)
+        self._jobs: dict[str, Job] = {}
+        self._numbers = iter(range(sys.maxsize))
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for future in list(self._running.futures):
+            future.cancel()
+        self._client.unregister_worker_plugin(NAME)
+        self._client.close()
+
+    def start(self, job: Job) -> None:
+        """See ``cohort.Crew``."""
+        key = f"{job.exercise}-{next(self._numbers)}-{hashlib.sha256(repr(job).encode()).hexdigest()[:16]}"
+        self._jobs[key] = job
+        self._running.add(self._client.submit(_grade, job, key=key, pure=False))
+
+    def finished(self) -> list[tuple[Job, Report | None]]:
+        """See ``cohort.Crew``; Dask has already tried a lost job on other workers."""
+        from distributed import KilledWorker
+
+        future = next(self._running)
+        job = self._jobs.pop(future.key)
+        try:
+            return [(job, Report.from_json(future.result()))]
+        except KilledWorker:
+            lost = Job(job.exercise, job.student, job.submission, job.seed, losses=MOST_LOSSES)
+            return [(lost, None)]
+
+
+def _set_losses(dask_scheduler: Any) -> None:
+    dask_scheduler.allowed_failures = MOST_LOSSES - 1  # it gives up with the one after these
+
+
+def identity() -> dict[str, str]:
+    """What must be the same on all machines for their verdicts to be."""
+    import platform
+
+    import torch
+
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), *here.with_name("fixtures").rglob("*.py")]):
+        digest.update(path.read_bytes())
+    return {
+        "grader": f"{__version__} {digest.hexdigest()[:12]}",
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def archive(course: Course) -> bytes:
+    """The course as a zip file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in _files(course.root):
+            file.write(path, path.relative_to(course.root))
+    return buffer.getvalue()
+
+
+def _files(root: Path) -> Iterator[Path]:
+    yield root / MANIFEST
+    for name in SHIPPED:
+        for path in sorted((root / name).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                yield path
+
+
+def _plugin_base() -> type:
+    try:
+        from distributed import WorkerPlugin
+    except ImportError:
+        return object
+    return WorkerPlugin
+
+
+class CoursePlugin(_plugin_base()):  # type: ignore[misc]
+    """On a worker: the course in a private folder, and one grader for all of its jobs, one at a time."""
+
+    def __init__(self, content: bytes, seal: str | None, trust: bool) -> None:
+        self._content = content
+        self._options: dict[str, Any] = {"seal": seal, "trust": trust}
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask on each worker."""
+        self.folder = tempfile.mkdtemp(prefix="course-")  # nobody else can read it: it holds the hidden suites
+        with zipfile.ZipFile(io.BytesIO(self._content)) as file:
+            file.extractall(self.folder)
+        self.grader = Grader(load(Path(self.folder)), **self._options)
+        self.lock = threading.Lock()
+
+    def teardown(self, worker: Any) -> None:
+        """Called by Dask when the worker or we leave."""
+        self.grader.__exit__()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _grade(job: Job) -> str:
+    from distributed import get_worker
+
+    plugin: Any = get_worker().plugins[NAME]
+    with plugin.lock:
+        return grade_job(plugin.grader, job).to_json()
