@@ -116,11 +116,17 @@ def parser() -> Parser:
     sub.add_argument("path", nargs="+", type=Path, metavar="REPORT|DIR")
     sub.add_argument("--format", choices=FORMATS, required=True)
     sub.add_argument("--to", metavar="FILE", required=True, help="- for standard output")
-    sub.add_argument("--per", choices=("session", "exercise"), help="canvas, moodle: what has a column (default session)")
-    sub.add_argument("--assignment", action="append", metavar="HEADER", help="canvas, moodle: header of a column, in order")
+    sub.add_argument(
+        "--per", choices=("session", "exercise"), help="canvas, moodle: what has a column (default session)"
+    )
+    sub.add_argument(
+        "--assignment", action="append", metavar="HEADER", help="canvas, moodle: header of a column, in order"
+    )
     sub.add_argument("--roster", type=Path, metavar="FILE", help="canvas: the CSV that its gradebook exports")
     sub.add_argument("--key", choices=("username", "idnumber", "email"), help="moodle: what the folders' names are")
-    sub.add_argument("--summary", type=Path, metavar="FILE", help="github: append the job summary, in Markdown, to this file")
+    sub.add_argument(
+        "--summary", type=Path, metavar="FILE", help="github: append the job summary, in Markdown, to this file"
+    )
     return top
 
 
@@ -276,18 +282,13 @@ def run_grade(options: argparse.Namespace) -> int:
 def write_json(reports: "Sequence[Report]", target: str) -> None:
     """One object for one submission, a list for several."""
     content = [json.loads(report.to_json()) for report in reports]
-    write_text(json.dumps(content[0] if len(content) == 1 else content, indent=2) + "\n", target)
-
-
-def write_text(text: str, target: str) -> None:
-    """To a file, or to standard output for ``-``; always UTF-8."""
+    text = json.dumps(content[0] if len(content) == 1 else content, indent=2)
     if target == "-":
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode())
+        print(text)
     else:
         from grader.report import write_atomically
 
-        write_atomically(Path(target), text)
+        write_atomically(Path(target), text + "\n")
 
 
 def grade_cohort(course: Course, options: argparse.Namespace) -> int:
@@ -348,11 +349,15 @@ def run_report(options: argparse.Namespace) -> int:
 def run_export(options: argparse.Namespace) -> int:
     """``grader export``: failed when a verdict is pending or a student's grade had to be left out; the file is written."""
     from grader import export
+    from grader.report import write_atomically
 
     check_export(options)
     reports = export.read_reports(options.path)
     text, complaints = exported(reports, options)
-    write_text(text, options.to)
+    if options.to == "-":
+        sys.stdout.buffer.write(text.encode())  # UTF-8, whatever the terminal's encoding
+    else:
+        write_atomically(Path(options.to), text)
     if options.summary:
         with options.summary.open("a", encoding="utf-8") as file:
             file.write(export.summary(reports))
@@ -373,7 +378,7 @@ def exported(reports: "Sequence[Report]", options: argparse.Namespace) -> tuple[
     """The text in the format that is asked for, and what somebody must look at."""
     from grader import export, gradebooks
 
-    columns = {"per": options.per or "session", "headers": options.assignment or ()}
+    columns: dict[str, Any] = {"per": options.per or "session", "headers": options.assignment or ()}
     if options.format == "canvas":
         table = gradebooks.canvas(reports, roster=options.roster, **columns)
     elif options.format == "moodle":
