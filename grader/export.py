@@ -107,7 +107,7 @@ def gradescope(reports: Sequence[Report]) -> str:
     faulty = any(report.faulty for report in reports)
     lines = [f"{heading(report)}: {score(report)} points" for report in reports]
     content = {
-        "output": "\n".join([*([PENDING] if faulty else []), *lines, f"Graded under the seal {seal(reports[0])}."]),
+        "output": "\n".join([*([PENDING] if faulty else []), *lines, f"Isolation: {reports[0].environment.isolation}"]),
         "output_format": "text",
         "visibility": "visible",
         "stdout_visibility": "hidden",
