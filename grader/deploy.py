@@ -121,7 +121,7 @@ def nothing_handed_in(session: Session) -> str:
 def _files(course: Course, session: Session) -> Iterator[Path]:
     """What grading the session takes, in order; the ready exercises' files must all be there."""
     for exercise in ready(session):
-        for path in (course.hidden_suite(exercise), course.reference(exercise), course.stub(exercise)):
+        for path in (course.hidden_suite(exercise), course.reference(exercise)):
             _existing(path)
     for name in ("README.md", "LICENSE", "pyproject.toml", "requirements.lock", MANIFEST):
         yield _existing(course.root / name)

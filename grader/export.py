@@ -49,9 +49,10 @@ def read_reports(paths: Iterable[Path]) -> list[Report]:
 
 
 def pending(reports: Iterable[Report]) -> list[str]:
-    """One line for each report with points that a fault of the grader left undecided."""
+    """One line, with the reason, for each report with points that a fault of the grader left undecided."""
     return [
-        f"{one_line(report.student or report.submission)}: {report.pending} points of {report.exercise} are pending"
+        f"{one_line(report.student or report.submission)}: {report.pending} points of {report.exercise} are pending: "
+        + one_line(next(check.rationale for check in report.checks if check.outcome == "grader_fault"))
         for report in reports
         if report.faulty
     ]
@@ -69,10 +70,12 @@ def seal(report: Report) -> str:
 
 
 def explanation(check: Check) -> str:
-    """Everything a student is told about a check that is not correct."""
+    """Everything a student is told about a check that is not correct; how the grader failed might tell how it judges."""
     words = OUTCOMES[check.outcome]
-    advice = f"Next: {check.help.strip()}" if check.help.strip() else ""
-    parts = (f"{words.name}, {points(check)}", words.meaning, check.rationale.strip("\n"), advice)
+    parts = [f"{words.name}, {points(check)}", words.meaning]
+    if check.outcome != "grader_fault":
+        advice = check.help.strip()
+        parts += [check.rationale.strip("\n"), f"Next: {advice}" if advice else ""]
     return "\n".join(printable(part) for part in parts if part)
 
 

@@ -113,45 +113,7 @@ def no_control_characters(text):
 
 # ------------------------------------------------------------------------------------------------------------ Gradescope
 
-VISIBILITY = {"enum": ["hidden", "after_due_date", "after_published", "visible"]}
-TEXT_FORMAT = {"enum": ["text", "html", "simple_format", "md", "ansi"]}
-GRADESCOPE = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["tests", "output", "stdout_visibility"],
-    "properties": {
-        "score": {"type": "number"},
-        "execution_time": {"type": "number", "minimum": 0},
-        "output": {"type": "string"},
-        "output_format": TEXT_FORMAT,
-        "test_output_format": TEXT_FORMAT,
-        "test_name_format": TEXT_FORMAT,
-        "visibility": VISIBILITY,
-        "stdout_visibility": VISIBILITY,
-        "extra_data": {"type": "object"},
-        "tests": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {
-                    "score": {"type": "number", "minimum": 0},
-                    "max_score": {"type": "number", "minimum": 0},
-                    "status": {"enum": ["passed", "failed"]},
-                    "name": {"type": "string"},
-                    "name_format": TEXT_FORMAT,
-                    "number": {"type": "string"},
-                    "output": {"type": "string"},
-                    "output_format": TEXT_FORMAT,
-                    "tags": {"type": "array", "items": {"type": "string"}},
-                    "visibility": VISIBILITY,
-                    "extra_data": {"type": "object"},
-                },
-            },
-        },
-    },
-}
-"""Gradescope's autograder specification, https://gradescope-autograders.readthedocs.io, as a schema."""
+GRADESCOPE = json.loads((GOLDEN / "gradescope.schema.json").read_text(encoding="utf-8"))
 
 
 def test_gradescope_scores_every_check_of_a_session():
@@ -175,6 +137,7 @@ def test_gradescope_gives_no_score_at_all_while_points_are_pending():
     assert len(results["tests"]) == 16
     assert not [test for test in results["tests"] if "score" in test or "max_score" in test]
     assert "a person will look" in results["output"]
+    assert "expected 2" not in results["tests"][5]["output"]  # how the grader failed is for the staff
     assert results["extra_data"]["pending"] == {"3.1": 6}
 
 
@@ -466,7 +429,9 @@ def test_a_list_of_reports_goes_to_standard_output(run, tmp_path, name, face):
 def test_what_is_pending_is_said_and_written(run, tmp_path):
     (tmp_path / "one.json").write_text(report().to_json())
     code, _, err = run("export", tmp_path / "one.json", "--format", "gradescope", "--to", tmp_path / "results.json")
-    assert (code, err) == (FAILED, "grader: ada: 6 points of 3.1 are pending\n")
+    assert code == FAILED
+    assert err.startswith("grader: ada: 6 points of 3.1 are pending: expected 2, got \\x1b")
+    assert err.count("\n") == 1
     assert "score" not in json.loads((tmp_path / "results.json").read_text())["tests"][0]
 
 
