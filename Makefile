@@ -35,8 +35,8 @@ wheel: install  # what students install: the checks, hints and fixtures, into di
 	$(BIN)/python -m build --quiet --wheel --no-isolation
 
 lock: install  # pin what pyproject.toml asks for
-	$(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url \
-		--no-emit-find-links --extra nbgrader --extra dev --output-file requirements.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url \
+		--no-emit-find-links --extra nbgrader --extra seal --extra cluster --extra dev --output-file requirements.lock pyproject.toml
 	sed -i 's/+cpu$$//' requirements.lock  # the build of torch is the machine's choice, its version is ours
 
 clean:

@@ -136,7 +136,7 @@ class Bench:
             self._folder = tempfile.mkdtemp(prefix="bench-")  # of its children's folders: they go when it goes
         program = b"" if self.seal == "none" else seal.seccomp_filter(network=sealed)
         settings = {"seal": self.seal, "folder": self._folder, "seccomp": program.hex()}
-        python = [sys.executable, "-m", "grader.zygote", str(other.fileno()), json.dumps(settings)]
+        python = [sys.executable, "-m", "grader.zygote", str(other.fileno())]
         environment = {**seal.environment(), "TMPDIR": self._folder}
         if self.seal == "uid":
             os.chmod(self._folder, 0o711)  # others must get through to their own folders
@@ -151,7 +151,11 @@ class Bench:
             )
         self._control.settimeout(self.START_S)
         try:
+            self._control.send(json.dumps(settings).encode())
             ready = self._control.recv(100)
+        except OSError as error:  # its end is closed, or nothing came
+            self._end()
+            raise BenchDied("the bench did not start; see its messages above") from error
         except BaseException:
             self._end()
             raise

@@ -7,6 +7,7 @@ Sources: Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst of the kernel.
 import contextlib
 import itertools
 import os
+import signal
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -95,16 +96,24 @@ class Group:
         return False
 
     def remove(self) -> None:
-        """Free it; its processes have ended."""
+        """Kill what is left in it, and free it."""
         for folder in set(self._folders.values()):
-            for _ in range(50):
+            for _ in range(200):
                 try:
                     folder.rmdir()
                     break
                 except FileNotFoundError:
                     break
-                except OSError:  # a process is still being taken apart
+                except OSError:  # a process without namespaces of its own has got away, or is still being taken apart
+                    self._kill(folder)
                     time.sleep(0.01)
+
+    @staticmethod
+    def _kill(folder: Path) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for pid in map(int, (folder / "cgroup.procs").read_text().split()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @cache

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         code = complain(f"{error.filename2 or error.filename or ''}: {error.strerror or error}".removeprefix(": "))
     except Exception as error:
-        if type(error).__name__ not in ("CourseError", "InputError", "SourceError", "ControlError"):
+        if type(error).__name__ not in ("CourseError", "InputError", "SourceError", "ControlError", "SealError"):
             raise
         code = complain(str(error))
     sys.exit(code)
@@ -107,6 +107,8 @@ def parser() -> Parser:
     sub.add_argument("id", nargs="*", default=["all"], help="exercises, sessions or all (default)")
     sub.add_argument("--seeds", type=_positive, default=10, help="how many seeds (default 10)")
     sub.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: one per core)")
+
+    command("doctor", run_doctor, "Say what this machine can do, and how to get what it lacks.")
 
     sub = command("report", run_report, "Make the HTML pages of a folder of reports.")
     sub.add_argument("folder", type=Path)
@@ -332,6 +334,18 @@ def run_audit(options: argparse.Namespace) -> int:
             advance()
     show(verdicts, console())
     return FAILED if any(verdict.complaint for verdict in verdicts) else DONE
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """``grader doctor``."""
+    from grader.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok' if finding.ok else '--':<4}{finding.what}: {finding.found}")
+        if not finding.ok and finding.remedy:
+            print(f"    {finding.remedy}")
+    return DONE if all(finding.ok or finding.optional for finding in findings) else FAILED
 
 
 def run_report(options: argparse.Namespace) -> int:

@@ -30,9 +30,10 @@ from nbgrader import utils
 from nbgrader.api import Gradebook
 from nbgrader.converters.base import NbGraderException
 from nbgrader.preprocessors import NbGraderPreprocessor, SaveAutoGrades
-from traitlets import Integer, Unicode
+from traitlets import Bool, Integer, Unicode
 
 from grader import course as manifest
+from grader import seal as seals
 from grader.notebook import summary
 from grader.report import Report, write_atomically
 from grader.submission import MAX_BYTES, Submission, cells_to_chunks
@@ -55,8 +56,10 @@ class SubmissionExporter(NotebookExporter):
         super().__init__(config=config, **kwargs)  # type: ignore[no-untyped-call]
         self.converter = cast(Any, self.parent)
         try:
-            Judge(parent=self).load_course()
-        except manifest.CourseError as error:  # the instructor's mistake: say so before any submission is touched
+            judge = Judge(parent=self)
+            course = judge.load_course()
+            seals.choose(judge.seal, trust=judge.trust, secret=[course.root / "tests", course.root / "reference"])
+        except (manifest.CourseError, seals.SealError) as error:  # said before any submission is touched
             self.log.error("%s", error)
             raise NbGraderException(str(error)) from error
         directory = self.converter.coursedir
@@ -154,6 +157,11 @@ class Judge(NbGraderPreprocessor):  # type: ignore[misc]
         config=True
     )
 
+    seal = Unicode(
+        None, allow_none=True, help="How submissions are sealed off: bubblewrap, uid or none; default: the strongest"
+    ).tag(config=True)
+    trust = Bool(False, help="Grade even where no seal works: only for submissions that you trust").tag(config=True)
+
     def load_course(self) -> manifest.Course:
         """The full course; a ``CourseError`` when it is not where the configuration says."""
         path = os.environ.get("GRADER_COURSE") or self.course
@@ -204,9 +212,8 @@ class Judge(NbGraderPreprocessor):  # type: ignore[misc]
         chunks = cells_to_chunks({**nb, "cells": cells})
         submission = Submission(name, () if problem else chunks, problem)
         seed = self.seed if self.seed is not None else seed_of(Path("seeds"), where["assignment"])
-        report: Report = grader_for(self.parent, course).grade(
-            exercise, submission, seed=seed, student=where["student"]
-        )
+        grader = grader_for(self.parent, course, seal=self.seal, trust=self.trust)
+        report: Report = grader.grade(exercise, submission, seed=seed, student=where["student"])
         try:
             write_atomically(Path("reports", where["student"], f"{exercise.id}.json"), report.to_json())
         except (OSError, ValueError) as error:
@@ -292,21 +299,21 @@ def seed_of(folder: Path, assignment: str) -> int:
     return int(path.read_text())
 
 
-def open_grader(course: manifest.Course) -> Any:
+def open_grader(course: manifest.Course, **options: Any) -> Any:
     """A ``Grader``, which is a context manager."""
     from grader.grading import Grader  # torch: only once there is something to grade
 
-    return Grader(course)
+    return Grader(course, **options)
 
 
 _graders: "weakref.WeakKeyDictionary[Any, Any]" = weakref.WeakKeyDictionary()
 
 
-def grader_for(owner: Any, course: manifest.Course) -> Any:
+def grader_for(owner: Any, course: manifest.Course, **options: Any) -> Any:
     """One grader for all notebooks of one run: it lives as long as ``owner``, the run's exporter."""
     if owner not in _graders:
         stack = contextlib.ExitStack()
-        _graders[owner] = stack.enter_context(open_grader(course))
+        _graders[owner] = stack.enter_context(open_grader(course, **options))
         weakref.finalize(owner, stack.close)
     return _graders[owner]
 

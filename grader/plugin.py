@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # torch takes a second to import, and most pytest runs on a m
     from grader.checks import Figures
     from grader.report import Check
     from grader.subject import Subject
+    from grader.submission import Submission
 
 MARKERS = {
     "shapes": "names, signatures, types, shapes, values, errors",
@@ -192,6 +193,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what to check: a module, a folder of modules, the reference, or the untouched stub "
         "(default: the module beside a visible suite; the reference for a hidden one)",
     )
+    group.addoption(
+        "--sealed",
+        action="store_true",
+        help="run it in a sealed process, as when it is graded: for code you do not trust",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -202,16 +208,19 @@ def pytest_configure(config: pytest.Config) -> None:
         choice = config.getoption("--submission")
         if choice not in (None, "reference", "stub") and not Path(choice).exists():
             raise pytest.UsageError(f"--submission {choice}: no such file or folder")
-        student, reference = local_subjects(choice)
+        load = loader(config) if config.getoption("--sealed") else local
+        student, reference = subjects(choice, cache(load))
         config.stash[STATE] = State(config.getoption("--seed"), student, reference)
 
 
-def local_subjects(choice: str | None) -> "tuple[Callable[[Path], Subject], Callable[[Path], Subject | None]]":
-    """Functions suite path -> subject in this process, each loaded once."""
+def subjects(
+    choice: str | None, load: "Callable[[Submission, Exercise, str], Subject]"
+) -> "tuple[Callable[[Path], Subject], Callable[[Path], Subject | None]]":
+    """Functions suite path -> subject, each loaded once."""
 
     @cache
-    def load(path: Path, name: str) -> "Subject":
-        from grader.subject import Local, SubmissionError
+    def read(path: Path) -> "Submission":
+        from grader.subject import SubmissionError
         from grader.submission import InputError, Submission
 
         try:
@@ -220,18 +229,45 @@ def local_subjects(choice: str | None) -> "tuple[Callable[[Path], Subject], Call
             raise SubmissionError(str(error)) from None
         if submission.problem:
             raise SubmissionError(submission.problem)
-        return Local.of(submission, name)
+        return submission
 
     def student(suite: Path) -> "Subject":
         course, exercise = course_of(suite)
-        return load(submission_path(course, exercise, suite, choice), exercise.module)
+        return load(read(submission_path(course, exercise, suite, choice)), exercise, exercise.module)
 
     def reference(suite: Path) -> "Subject | None":
         course, exercise = course_of(suite)
         path = course.reference(exercise)
-        return load(path, f"reference_{exercise.module}") if path.is_file() else None
+        return load(read(path), exercise, f"reference_{exercise.module}") if path.is_file() else None
 
     return student, reference
+
+
+def local(submission: "Submission", exercise: Exercise, name: str) -> "Subject":
+    """In this process."""
+    from grader.subject import Local
+
+    return Local.of(submission, name)
+
+
+def loader(config: pytest.Config) -> "Callable[[Submission, Exercise, str], Subject]":
+    """Into sealed processes of one bench, which ends with the run."""
+    from grader.seal import SealError, choose
+
+    try:
+        kind = choose()
+    except SealError as error:
+        raise pytest.UsageError(f"--sealed: {error}") from None
+    from grader.bench import Bench, Child
+
+    bench = Bench(kind)
+    config.add_cleanup(bench.close)
+
+    def load(submission: "Submission", exercise: Exercise, name: str) -> "Subject":
+        limits = exercise.limits
+        return Child(bench, submission, name, wall_s=limits.wall_s, memory_mb=limits.memory_mb)
+
+    return load
 
 
 def course_of(suite: Path) -> tuple[Course, Exercise]:

@@ -100,7 +100,16 @@ def command() -> list[str]:
 
     It is read-only, and holds the system's programs and libraries, Python, its packages, ``grader`` and ``fixtures`` only.
     """
-    words = ["bwrap", "--unshare-all", "--die-with-parent", "--cap-add", "ALL", "--hostname", "sandbox", "--clearenv"]
+    words = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--cap-add",
+        "ALL",
+        "--hostname",
+        "sandbox",
+        "--clearenv",
+    ]
     for name, value in environment().items():
         words += ["--setenv", name, value]
     words += ["--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]

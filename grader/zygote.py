@@ -1,4 +1,4 @@
-"""A pre-warmed parent that forks one child per submission: ``python -m grader.zygote FD SETTINGS``.
+"""A pre-warmed parent that forks one child per submission: ``python -m grader.zygote FD``.
 
 It imports torch once (and what torch imports lazily and slowly), then waits on the socket FD. Every request carries the
 socket of a new child; the child confines itself (``grader.jail``), says so, loads the submission and answers probes until the
@@ -26,7 +26,7 @@ from grader import jail
 def main() -> None:
     """Serve until the judge closes the control socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    settings = json.loads(sys.argv[2])
+    settings = json.loads(control.recv(2**16))
     warm_up()
     zygote = Zygote(control, settings["seal"], settings["folder"], bytes.fromhex(settings["seccomp"]))
     control.send(b"ready")
@@ -72,6 +72,7 @@ class Zygote:
         self._folder = folder
         self._seccomp = seccomp
         self._folders: dict[int, str] = {}  # of the children that have one on disk
+        self._uids: dict[int, int] = {}  # of the children that are users of their own
         self._children: set[int] = set()
 
     def fork(self, descriptor: int, limits: dict[str, int]) -> None:
@@ -90,6 +91,8 @@ class Zygote:
             os.close(own)
         else:
             self._folders[pid] = folder
+        if self._seal == "uid":
+            self._uids[pid] = limits["uid"]
         self._children.add(pid)
         handle = os.pidfd_open(pid)
         socket.send_fds(self._control, [json.dumps(pid).encode()], [handle])
@@ -124,6 +127,8 @@ class Zygote:
             os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
         self._children.discard(pid)
+        if pid in self._uids:
+            sweep(self._uids.pop(pid))
         if pid in self._folders:
             remove(self._folders.pop(pid))
         return os.waitstatus_to_exitcode(status)
@@ -134,6 +139,21 @@ class Zygote:
             self.reap(pid)
         if self._seal != "bubblewrap":
             remove(self._folder)
+
+
+def sweep(uid: int) -> None:
+    """Kill every process of a user, and remove its files from the places that any user can write to."""
+    killer = os.fork()
+    if not killer:
+        try:
+            os.setresuid(uid, uid, uid)
+            os.kill(-1, signal.SIGKILL)  # all that this user may kill: its own
+        finally:
+            os._exit(0)
+    os.waitpid(killer, 0)
+    shared = [place for place in ("/tmp", "/var/tmp", "/dev/shm") if os.path.isdir(place)]
+    command = ["find", *shared, "-xdev", "-uid", str(uid), "-delete"]
+    subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def statement(content: dict[str, Any]) -> bytes:
