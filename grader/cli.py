@@ -1,4 +1,4 @@
-"""The command line: ``grader list | check | hint | sync | release | grade | audit | report | doctor``.
+"""The command line: ``grader list | check | hint | sync | release | grade | audit | report | export | doctor``.
 
 Exit codes: 0 done; 1 a verdict or an audit failed; 2 bad input (one line on stderr says what).
 """
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from grader.report import Report
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
+
+FLAVOURS = ("notebooks", "modules", "gradescope", "github")
+FORMATS = ("gradescope", "junit", "canvas", "moodle", "github")
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,6 +83,7 @@ def parser() -> Parser:
     sub.add_argument("exercise", help="such as 3.1")
     sub.add_argument("file", nargs="?", type=Path, help="default: the exercise's file in this folder")
     sub.add_argument("--seed", type=_seed, default=0)
+    sub.add_argument("--json", metavar="FILE", help="write the report there instead; - for standard output")
 
     sub = command("hint", run_hint, "Show a hint: first a question, then a concept, then an outline.")
     sub.add_argument("exercise", help="such as 3.1")
@@ -91,7 +95,7 @@ def parser() -> Parser:
 
     sub = command("release", run_release, "Make what students receive.")
     sub.add_argument("session", type=int)
-    sub.add_argument("--as", dest="flavour", choices=("notebooks", "modules"), required=True)
+    sub.add_argument("--as", dest="flavour", choices=FLAVOURS, required=True)
     sub.add_argument("--to", type=Path, required=True, metavar="DIR")
 
     sub = command("grade", run_grade, "Grade files of one exercise, or a folder of students for a session.")
@@ -120,6 +124,22 @@ def parser() -> Parser:
     sub = command("report", run_report, "Make the HTML pages of a folder of reports.")
     sub.add_argument("folder", type=Path)
     sub.add_argument("--to", type=Path, required=True, metavar="DIR")
+
+    sub = command("export", run_export, "Write reports in a form that other programs read.")
+    sub.add_argument("path", nargs="+", type=Path, metavar="REPORT|DIR")
+    sub.add_argument("--format", choices=FORMATS, required=True)
+    sub.add_argument("--to", metavar="FILE", required=True, help="- for standard output")
+    sub.add_argument(
+        "--per", choices=("session", "exercise"), help="canvas, moodle: what has a column (default session)"
+    )
+    sub.add_argument(
+        "--assignment", action="append", metavar="HEADER", help="canvas, moodle: header of a column, in order"
+    )
+    sub.add_argument("--roster", type=Path, metavar="FILE", help="canvas: the CSV that its gradebook exports")
+    sub.add_argument("--key", choices=("username", "idnumber", "email"), help="moodle: what the folders' names are")
+    sub.add_argument(
+        "--summary", type=Path, metavar="FILE", help="github: append the job summary, in Markdown, to this file"
+    )
     return top
 
 
@@ -176,7 +196,10 @@ def run_check(options: argparse.Namespace) -> int:
         report = check(course, exercise, path, seed=options.seed)
     except SubmissionError as error:
         raise InputError(f"{path}: {error}") from None
-    show_report(report, console())
+    if options.json:
+        write_json([report], options.json)
+    else:
+        show_report(report, console())
     return DONE if report.score == report.max_score else FAILED
 
 
@@ -222,10 +245,15 @@ def run_release(options: argparse.Namespace) -> int:
     """``grader release``."""
     course = find()
     session = course.session(options.session)
-    from grader.release import release_modules, release_notebooks
+    from grader import deploy, release
 
-    release = release_notebooks if options.flavour == "notebooks" else release_modules
-    print(release(course, session, options.to))
+    releases = {
+        "notebooks": release.release_notebooks,
+        "modules": release.release_modules,
+        "gradescope": deploy.release_gradescope,
+        "github": deploy.release_github,
+    }
+    print(releases[options.flavour](course, session, options.to))
     return DONE
 
 
@@ -384,22 +412,57 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 def run_report(options: argparse.Namespace) -> int:
     """``grader report``."""
+    from grader.export import read_reports
     from grader.html import write_pages
-    from grader.report import Report
     from grader.submission import InputError
 
     if not options.folder.is_dir():
         raise InputError(f"{options.folder}: no such folder")
-    reports = []
-    for path in sorted(options.folder.rglob("*.json")):
-        try:
-            reports.append(Report.from_json(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise InputError(f"{path}: not a report ({str(error).splitlines()[0]})") from None
-    if not reports:
-        raise InputError(f"{options.folder}: no reports")
-    print(write_pages(reports, options.to))
+    print(write_pages(read_reports([options.folder]), options.to))
     return DONE
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """``grader export``: failed when a verdict is pending or a student's grade had to be left out; the file is written."""
+    from grader import export
+    from grader.report import write_atomically
+
+    check_export(options)
+    reports = export.read_reports(options.path)
+    text, complaints = exported(reports, options)
+    if options.to == "-":
+        sys.stdout.buffer.write(text.encode())  # UTF-8, whatever the terminal's encoding
+    else:
+        write_atomically(Path(options.to), text)
+    if options.summary:
+        with options.summary.open("a", encoding="utf-8") as file:
+            file.write(export.summary(reports))
+    for line in complaints:
+        print(f"grader: {line}", file=sys.stderr)
+    return FAILED if complaints else DONE
+
+
+def check_export(options: argparse.Namespace) -> None:
+    """Refuse an option that means nothing in this format."""
+    meant = {"per": ("canvas", "moodle"), "assignment": ("canvas", "moodle"), "roster": ("canvas",), "key": ("moodle",)}
+    for name, formats in (meant | {"summary": ("github",)}).items():
+        if getattr(options, name) and options.format not in formats:
+            raise CourseError(f"--{name} means nothing with --format {options.format}")
+
+
+def exported(reports: "Sequence[Report]", options: argparse.Namespace) -> tuple[str, list[str]]:
+    """The text in the format that is asked for, and what somebody must look at."""
+    from grader import export, gradebooks
+
+    columns: dict[str, Any] = {"per": options.per or "session", "headers": options.assignment or ()}
+    if options.format == "canvas":
+        table = gradebooks.canvas(reports, roster=options.roster, **columns)
+    elif options.format == "moodle":
+        table = gradebooks.moodle(reports, key=options.key or "username", **columns)
+    else:
+        formats = {"gradescope": export.gradescope, "junit": export.junit, "github": export.github}
+        return formats[options.format](reports), export.pending(reports)
+    return table.text, table.complaints
 
 
 def console() -> "Console":

@@ -86,10 +86,10 @@ def release_modules(course: Course, session: Session, to: Path) -> Path:
     Raises:
         InputError: a file is missing, a solution would leak, or ``to`` holds something that is not a release.
     """
-    exercises = _ready(session)
+    exercises = ready(session)
     target = to / session.folder
-    _check_replaceable(target)
-    with _workshop(to) as workshop:
+    check_replaceable(target)
+    with workspace(to) as workshop:
         folder = workshop / session.folder
         folder.mkdir()
         for exercise in exercises:
@@ -102,7 +102,7 @@ def release_modules(course: Course, session: Session, to: Path) -> Path:
         (folder / MARKER).write_text(f"{session.folder} as modules\n", encoding="utf-8")
         check_leaks(course, exercises, folder)
         _zip(folder, workshop / "release.zip")
-        _replace(folder, target, workshop)
+        replace(folder, target, workshop)
         os.replace(workshop / "release.zip", to / f"{session.folder}.zip")
     return target
 
@@ -125,11 +125,11 @@ def release_notebooks(course: Course, session: Session, to: Path) -> Path:
         InputError: as for ``release_modules``, or nbgrader refuses, for instance because cells would change under
             submissions that it already has.
     """
-    exercises = _ready(session)
+    exercises = ready(session)
     to = to.resolve()
-    _check_replaceable(to)
+    check_replaceable(to)
     fresh = not (to / MARKER).exists()
-    with _workshop(to.parent if fresh else to) as workshop:
+    with workspace(to.parent if fresh else to) as workshop:
         root = workshop / to.name if fresh else to
         source = workshop / "source"
         source.mkdir(parents=True)
@@ -141,7 +141,7 @@ def release_notebooks(course: Course, session: Session, to: Path) -> Path:
             write_atomically(root / "lessons" / f"{session.folder}.ipynb", lesson_notebook(lesson))
             write_atomically(root / "nbgrader_config.py", configuration(course, to))
             write_atomically(root / MARKER, "an nbgrader course folder\n")
-            _replace(source, root / "source" / session.folder, workshop)
+            replace(source, root / "source" / session.folder, workshop)
             _generate_assignment(root, session)
             check_leaks(course, exercises, root / "release" / session.folder)
         if fresh:
@@ -200,14 +200,16 @@ def check_leaks(course: Course, exercises: Sequence[Exercise], folder: Path) -> 
             raise InputError(f"not released: {place} gives away a line of the solution of {secret[line]}: {line}")
 
 
-def _ready(session: Session) -> list[Exercise]:
+def ready(session: Session) -> list[Exercise]:
+    """The exercises of a session that can be released; ``InputError`` when there are none."""
     exercises = [exercise for exercise in session.exercises if exercise.ready]
     if not exercises:
         raise InputError(f"session {session.number} has no exercise that is ready")
     return exercises
 
 
-def _check_replaceable(target: Path) -> None:
+def check_replaceable(target: Path) -> None:
+    """``InputError`` when ``target`` exists, holds something and was not made by a release."""
     if target.is_dir() and not any(target.iterdir()):
         return
     if target.exists() and not (target / MARKER).is_file():
@@ -215,7 +217,7 @@ def _check_replaceable(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _workshop(beside: Path) -> Iterator[Path]:
+def workspace(beside: Path) -> Iterator[Path]:
     """A temporary folder inside of ``beside``, hence on the same disk; gone at the end, whatever happens."""
     try:
         beside.mkdir(parents=True, exist_ok=True)
@@ -251,7 +253,7 @@ def _rollback(root: Path, session: Session, saved: Path) -> Iterator[None]:
         raise
 
 
-def _replace(new: Path, target: Path, workshop: Path) -> None:
+def replace(new: Path, target: Path, workshop: Path) -> None:
     """Put the folder ``new`` in the place of ``target``."""
     target.parent.mkdir(parents=True, exist_ok=True)
     old = workshop / "old"

@@ -102,7 +102,7 @@ class Cohort:
         most: dict[str, int] = {}
         for (_, exercise), attempts in cells.items():
             most[exercise] = max(most.get(exercise, 0), attempts[-1].max_score)
-        return cls(students, sorted(most, key=_natural), cells, sum(most.values()))
+        return cls(students, sorted(most, key=natural), cells, sum(most.values()))
 
     def latest(self, student: str, exercise: str) -> Report | None:
         """The report that counts."""
@@ -264,6 +264,6 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """Sort key by which exercise 3.10 comes after 3.9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
