@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
+COMPLAINTS = ("CourseError", "InputError", "SourceError", "ControlError", "SealError", "WorkersFailed")
+"""By name: where most of them are defined, torch is imported."""
+
 FLAVOURS = ("notebooks", "modules", "gradescope", "github")
 FORMATS = ("gradescope", "junit", "canvas", "moodle", "github")
 
@@ -45,15 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = options.run(options)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interruption:
+        sys.exit(143 if isinstance(interruption, Terminated) else 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(DONE)
     except OSError as error:
         code = complain(f"{error.filename2 or error.filename or ''}: {error.strerror or error}".removeprefix(": "))
     except Exception as error:
-        if type(error).__name__ not in ("CourseError", "InputError", "SourceError", "ControlError", "SealError"):
+        if type(error).__name__ not in (
+            "CourseError",
+            "InputError",
+            "SourceError",
+            "ControlError",
+            "SealError",
+            "WorkersFailed",
+        ):
             raise
         code = complain(str(error))
     sys.exit(code)
@@ -313,7 +323,7 @@ def grade_cohort(course: Course, options: argparse.Namespace) -> int:
     exercises = course.select([options.id])
     from grader import cohort, seal
     from grader.grading import new_seed
-    from grader.html import write_index, write_page
+    from grader.html import page_name, write_index, write_page
     from grader.submission import InputError
     from grader.terminal import show_changes, show_cohort
 
@@ -322,6 +332,13 @@ def grade_cohort(course: Course, options: argparse.Namespace) -> int:
     tasks = cohort.discover(options.path[0], exercises)
     reports: list[Report] = []
     changes: list[tuple[Report, Report]] = []
+
+    def made(before: "Report | None", after: "Report") -> None:
+        if options.out:
+            write_page(after, options.out)
+        if before is not None:
+            changes.append((before.summary(), after.summary()))
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruptible())
         store = None
@@ -340,16 +357,12 @@ def grade_cohort(course: Course, options: argparse.Namespace) -> int:
             jobs = min(options.jobs, len(tasks))
             crew = stack.enter_context(cohort.Processes(course, jobs, seal=options.seal, trust=options.trust))
         advance = stack.enter_context(progress("grading", len(tasks)))
-        graded = cohort.grade(
-            course, tasks, seed=seed, store=store, crew=crew,
-            changed=lambda before, after: changes.append((before.summary(), after.summary())),
-        )  # fmt: skip
         try:
-            for report in graded:
-                if options.out:
-                    write_page(report, options.out)
+            for report in cohort.grade(course, tasks, seed=seed, store=store, crew=crew, made=made):
                 reports.append(report if options.json else report.summary())
-                advance()
+                if options.out and not (options.out / page_name(report)).exists():
+                    write_page(report, options.out)
+                advance(store.reused if store else 0)
         except KeyboardInterrupt:
             again = "; the same command goes on from there" if options.out else ""
             complain(f"interrupted: {len(reports)} of {len(tasks)} done{again}")
@@ -369,12 +382,16 @@ def grade_cohort(course: Course, options: argparse.Namespace) -> int:
     return FAILED if any(report.faulty for report in reports) else DONE
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
 @contextlib.contextmanager
 def interruptible() -> "Iterator[None]":
     """SIGTERM ends a command as Ctrl-C does: what is open is closed, what is done stays."""
 
     def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -494,14 +511,15 @@ class progress:  # noqa: N801  # reads as a function: with progress("grading", 1
             self._bar.start()
         return self._advance
 
-    def _advance(self) -> None:
+    def _advance(self, reused: int = 0) -> None:
+        """One more is done; ``reused`` of them all cost no time."""
         self._done += 1
         self._bar.advance(self._task)
         now = time.monotonic()
         due = self._done % max(1, self._total // 10) == 0 or self._done == self._total or now - self._said > self.LINE_S
         if self._plain and due:
             self._said = now
-            left = (now - self._started) / self._done * (self._total - self._done)
+            left = (now - self._started) / max(1, self._done - reused) * (self._total - self._done)
             print(f"{self._what}: {self._done} of {self._total}, about {left:.0f} s left", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:

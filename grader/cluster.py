@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import uuid
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -26,7 +27,6 @@ from grader.submission import InputError
 
 SHIPPED = ("exercises", "reference", "tests", "fixtures")
 CONNECT_S = 20
-NAME = "course-under-grading"
 
 
 class Cluster:
@@ -54,16 +54,21 @@ class Cluster:
         except (OSError, ValueError) as error:
             raise InputError(f"{address}: no Dask scheduler answers there ({type(error).__name__})") from None
         try:
-            found = self._client.run(identity)
+            try:
+                found = self._client.run(identity)
+            except Exception as error:  # what a worker raised: it has no grader, or none that is like ours
+                raise InputError(
+                    f"{address}: its workers cannot run this grader ({type(error).__name__}: {error})"
+                ) from None
             if not found:
                 raise InputError(f"{address}: the cluster has no workers")
+            ours = here()
             for worker, theirs in found.items():
-                if theirs != identity():
-                    raise InputError(
-                        f"{worker} has another grader, fixtures, torch or Python: {theirs}, here {identity()}"
-                    )
+                if theirs != ours:
+                    raise InputError(f"{worker} has another grader, fixtures, torch or Python: {theirs}, here {ours}")
             self._client.run_on_scheduler(_set_losses)
-            self._client.register_plugin(CoursePlugin(archive(course), seal, trust), name=NAME)
+            self._name = f"course-{uuid.uuid4().hex}"  # two of us may use one cluster at the same time
+            self._client.register_plugin(CoursePlugin(archive(course), ours, seal, trust), name=self._name)
             self.room = 2 * len(found)  # so that no worker waits for us
         except BaseException:
             self._client.close()
@@ -78,14 +83,14 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         for future in list(self._running.futures):
             future.cancel()
-        self._client.unregister_worker_plugin(NAME)
+        self._client.unregister_worker_plugin(self._name)
         self._client.close()
 
     def start(self, job: Job) -> None:
         """See ``cohort.Crew``."""
         key = f"{job.exercise}-{next(self._numbers)}-{hashlib.sha256(repr(job).encode()).hexdigest()[:16]}"
         self._jobs[key] = job
-        self._running.add(self._client.submit(_grade, job, key=key, pure=False))
+        self._running.add(self._client.submit(_grade, self._name, job, key=key, pure=False))
 
     def finished(self) -> list[tuple[Job, Report | None]]:
         """See ``cohort.Crew``; Dask has already tried a lost job on other workers."""
@@ -121,6 +126,9 @@ def identity() -> dict[str, str]:
     }
 
 
+here = identity
+
+
 def archive(course: Course) -> bytes:
     """The course as a zip file."""
     buffer = io.BytesIO()
@@ -149,15 +157,22 @@ def _plugin_base() -> type:
 class CoursePlugin(_plugin_base()):  # type: ignore[misc]
     """On a worker: the course in a private folder, and one grader for all of its jobs, one at a time."""
 
-    def __init__(self, content: bytes, seal: str | None, trust: bool) -> None:
+    def __init__(self, content: bytes, theirs: dict[str, str], seal: str | None, trust: bool) -> None:
         self._content = content
+        self._theirs = theirs
         self._options: dict[str, Any] = {"seal": seal, "trust": trust}
 
     def setup(self, worker: Any) -> None:
-        """Called by Dask on each worker."""
+        """Called by Dask on each worker.
+
+        Raises:
+            RuntimeError: the worker's grader is not the driver's; Dask then refuses the worker.
+        """
         self.folder = tempfile.mkdtemp(prefix="course-")  # nobody else can read it: it holds the hidden suites
         with zipfile.ZipFile(io.BytesIO(self._content)) as file:
             file.extractall(self.folder)
+        if identity() != self._theirs:  # of a worker that has joined later
+            raise RuntimeError(f"this worker has another grader: {identity()}, the driver {self._theirs}")
         self.grader = Grader(load(Path(self.folder)), **self._options)
         self.lock = threading.Lock()
 
@@ -167,9 +182,9 @@ class CoursePlugin(_plugin_base()):  # type: ignore[misc]
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _grade(job: Job) -> str:
+def _grade(name: str, job: Job) -> str:
     from distributed import get_worker
 
-    plugin: Any = get_worker().plugins[NAME]
+    plugin: Any = get_worker().plugins[name]
     with plugin.lock:
         return grade_job(plugin.grader, job).to_json()

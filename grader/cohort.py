@@ -8,6 +8,8 @@ is handed on as soon as it is there: the driver's memory does not grow with the 
 import contextlib
 import ctypes
 import fcntl
+import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from grader import __version__
 from grader.course import Course, Exercise, load
@@ -58,6 +60,9 @@ def discover(folder: Path, exercises: Sequence[Exercise]) -> list[Task]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     students = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for path in students:
+        if path.suffix in (".html", ".txt"):  # beside the folders of reports lie pages, and the seed
+            raise InputError(f"{path}: the folder of a student cannot have such a name")
     tasks = [Task(student.name, exercise, find(student, exercise)) for student in students for exercise in exercises]
     if not any(task.path for task in tasks):
         names = f"{exercises[0].module}.py or .ipynb"
@@ -82,6 +87,7 @@ MOST_LOSSES = 3
 """So many workers may die over one submission; then a person must look at it."""
 
 SEED = "seed.txt"
+UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")  # as ``write_atomically`` names its temporary files
 
 
 @dataclass
@@ -94,12 +100,15 @@ class Store:
     Attributes:
         folder: where the reports are.
         seed: of all reports in it.
-        stale: how many reports were kept although they were made with another suite or grader.
+        regrade: whether reports that another suite or grader made are made anew.
+        reused: how many reports were there already and hold.
+        stale: how many of those were made with another suite or grader.
     """
 
     folder: Path
     seed: int
     regrade: bool = False
+    reused: int = 0
     stale: int = 0
 
     @classmethod
@@ -116,8 +125,9 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it, however we end
             except BlockingIOError:
                 raise InputError(f"{folder}: another grader is at work in it") from None
-            for path in folder.rglob(".*.json.*"):  # unfinished, of a writer that was killed
-                path.unlink(missing_ok=True)
+            for path in folder.rglob(".*"):
+                if UNFINISHED.fullmatch(path.name):  # of a writer that was killed
+                    path.unlink(missing_ok=True)
             kept = _seed_in(folder)
             if kept is not None and seed not in (None, kept):
                 raise InputError(f"{folder}: its reports have the seed {kept}; use another folder for the seed {seed}")
@@ -149,6 +159,7 @@ class Store:
             return None
         if not fresh and self.regrade:
             return None
+        self.reused += 1
         self.stale += not fresh
         return report
 
@@ -199,6 +210,10 @@ class Crew(Protocol):
         ...
 
 
+class WorkersFailed(InputError):
+    """The processes that should grade do not even start."""
+
+
 class Processes:
     """A crew of processes on this machine, each with a bench of its own. A context manager.
 
@@ -207,34 +222,52 @@ class Processes:
 
     def __init__(self, course: Course, jobs: int, *, seal: str | None = None, trust: bool = False) -> None:
         self.room = jobs
-        self._new: Callable[[], Executor] = lambda: workers(course, 1, seal=seal, trust=trust)
-        self._idle: list[Executor] = []
-        self._busy: dict[Future[str], tuple[Job, Executor]] = {}
+        self._new: Callable[[Any], Executor] = lambda started: workers(
+            course, 1, seal=seal, trust=trust, started=started
+        )
+        self._idle: list[tuple[Executor, Any]] = []
+        self._busy: dict[Future[str], tuple[Job, Executor, Any]] = {}
 
     def __enter__(self) -> "Processes":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for executor in [*self._idle, *(executor for _, executor in self._busy.values())]:
+        executors = [executor for executor, _ in self._idle] + [executor for _, executor, _ in self._busy.values()]
+        for executor in executors:
             for process in list((getattr(executor, "_processes", None) or {}).values()):
                 process.kill()  # what is under way is of no use any more; the bench ends with it
             executor.shutdown(wait=True, cancel_futures=True)
 
     def start(self, job: Job) -> None:
         """See ``Crew``."""
-        executor = self._idle.pop() if self._idle else self._new()
-        self._busy[executor.submit(_grade, job)] = job, executor
+        while self._idle:
+            executor, started = self._idle.pop()
+            try:
+                self._busy[executor.submit(_grade, job)] = job, executor, started
+            except BrokenProcessPool:  # it died while it had nothing to do, which is no job's fault
+                executor.shutdown(wait=False)
+            else:
+                return
+        started = get_context("spawn").Event()
+        executor = self._new(started)
+        self._busy[executor.submit(_grade, job)] = job, executor, started
 
     def finished(self) -> list[tuple[Job, Report | None]]:
-        """See ``Crew``."""
+        """See ``Crew``.
+
+        Raises:
+            WorkersFailed: a process ended before it was ready for any job.
+        """
         ended: list[tuple[Job, Report | None]] = []
         for future in wait(self._busy, return_when=FIRST_COMPLETED).done:
-            job, executor = self._busy.pop(future)
+            job, executor, started = self._busy.pop(future)
             try:
                 ended.append((job, Report.from_json(future.result())))
-                self._idle.append(executor)
+                self._idle.append((executor, started))
             except BrokenProcessPool:
                 executor.shutdown(wait=False)
+                if not started.is_set():
+                    raise WorkersFailed("a process that should grade did not start; see its messages above") from None
                 ended.append((job, None))
         return ended
 
@@ -247,7 +280,7 @@ def grade(
     jobs: int = 1,
     store: Store | None = None,
     crew: Crew | None = None,
-    changed: "Callable[[Report, Report], None]" = lambda before, after: None,
+    made: "Callable[[Report | None, Report], None]" = lambda before, after: None,
 ) -> Iterator[Report]:
     """The reports as they come: those that the store has, and those that are made now, which it is given.
 
@@ -258,7 +291,7 @@ def grade(
         jobs: how many processes, where no crew is given.
         store: keeps reports over runs.
         crew: who does the work; this function's own processes by default.
-        changed: is told the report that was there before and the one that takes its place.
+        made: is told of every report that is made now, and of the one (if any) whose place it takes.
     """
     with contextlib.ExitStack() as stack:
         if crew is None:
@@ -278,11 +311,11 @@ def grade(
                     reason = LOST.format(count=MOST_LOSSES)
                     exercise = course.exercise(job.exercise)
                     report = undecided(course, exercise, job.submission, seed=seed, student=job.student, reason=reason)
+                before = None
                 if store is not None:
                     before = store.read(job.student, job.exercise)
                     store.write(report)
-                    if before is not None:
-                        changed(before, report)
+                made(before, report)
                 yield report
 
         for task in tasks:
@@ -305,9 +338,11 @@ def grade(
 _grader: Grader | None = None  # of this worker process: it ends with the process, and its bench with it
 
 
-def workers(course: Course, jobs: int, *, seal: str | None = None, trust: bool = False) -> Executor:
-    """Processes in which ``worker()`` is a grader of this course, with one bench each."""
-    arguments = (str(course.root), seal, trust)
+def workers(
+    course: Course, jobs: int, *, seal: str | None = None, trust: bool = False, started: Any = None
+) -> Executor:
+    """Processes in which ``worker()`` is a grader of this course, with one bench each; ``started`` is set by them."""
+    arguments = (str(course.root), seal, trust, started, os.getpid())
     return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start, initargs=arguments)
 
 
@@ -317,12 +352,16 @@ def worker() -> Grader:
     return _grader
 
 
-def _start(root: str, seal: str | None, trust: bool) -> None:
+def _start(root: str, seal: str | None, trust: bool, started: Any, driver: int) -> None:
     global _grader
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: when the driver is killed, so are we
+        if os.getppid() != driver:  # it was killed while we were importing
+            os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then ends us
     _grader = Grader(load(Path(root)), seal=seal, trust=trust)
+    if started is not None:
+        started.set()
 
 
 def _grade(job: Job) -> str:

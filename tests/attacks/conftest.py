@@ -187,7 +187,8 @@ def world(tmp_path_factory) -> Iterator[World]:
     suite.write_text(suite.read_text() + f'\n\nCANARY = "{canary("suite")}"\n')
     reference = course / "reference" / FOLDER / f"{MODULE}.py"
     solved = reference.read_text()
-    reference.write_text(solved + f'\n\n_CANARY = "{canary("reference")}"\n')
+    secret = f'_canary = "{canary("reference")}"'  # in the solution: what is outside of it is released
+    reference.write_text(re.sub(r"( *)### END SOLUTION", rf"\1{secret}\n\1### END SOLUTION", solved, count=1))
     (folder / "gradebook.db").write_text(canary("gradebook"))
     stub = (course / "exercises" / FOLDER / f"{MODULE}.py").read_text()
     change = ("return self.net(x)", "return self.net(x).softmax(dim=1)")
@@ -285,6 +286,6 @@ def secrets():
         canary = staticmethod(canary)
         assert_held = staticmethod(assert_held)
         assert_silent = staticmethod(assert_silent)
-        folder, module, seed, attacks = FOLDER, MODULE, SEED, ATTACKS
+        root, folder, module, seed, attacks = ROOT, FOLDER, MODULE, SEED, ATTACKS
 
     return Rules

@@ -68,7 +68,12 @@ def run(course, submissions, tmp_path, bench):
             tasks = discover(submissions, course.select(["3"]))
             reports = list(
                 cohort.grade(
-                    course, tasks, seed=store.seed, store=store, crew=crew, changed=lambda *pair: changes.append(pair)
+                    course,
+                    tasks,
+                    seed=store.seed,
+                    store=store,
+                    crew=crew,
+                    made=lambda before, after: before and changes.append((before, after)),
                 )
             )
         crew.grader.__exit__()
@@ -127,12 +132,23 @@ def test_what_is_no_whole_report_of_this_run_is_made_again(run, tmp_path, spoil)
     assert reports["s1"].score == first["s1"].score
 
 
-def test_unfinished_files_of_a_killed_writer_are_removed(run, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["s1/.3.1.json.abcdef12", ".index.html.a1b2c3d_", ".seed.txt.________", "s1/.3.1.html.abcdefgh"]
+)
+def test_unfinished_files_of_a_killed_writer_are_removed(run, tmp_path, name):
     run()
-    left = tmp_path / "out" / "s1" / ".3.1.json.abcdef12"
+    left = tmp_path / "out" / name
     left.write_text("{")
     run()
     assert not left.exists()
+    assert (tmp_path / "out" / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", ["index.html", "seed.txt", "ada-3.1.html"])
+def test_no_student_can_take_the_place_of_the_stores_own_files(course, submissions, name):
+    (submissions / name).mkdir()
+    with pytest.raises(InputError, match="cannot have such a name"):
+        discover(submissions, course.select(["3"]))
 
 
 def test_reports_of_another_suite_are_kept_until_they_are_to_be_made_again(run, course):
@@ -222,6 +238,46 @@ def test_a_fault_of_the_grader_stops_nobody_and_is_tried_again(run, monkeypatch)
     assert "ZeroDivisionError: ours" in reports["s1"].checks[0].rationale
     monkeypatch.undo()
     assert run()[0] == ["s1"]
+
+
+def test_a_worker_that_dies_while_it_has_nothing_to_do_costs_nobody_anything(course, submissions):
+    task = discover(submissions, course.select(["3"]))[0]
+    with Processes(course, 1) as crew:
+        job = cohort.Job("3.1", task.student, task.submission(), 1)
+        crew.start(job)
+        assert crew.finished()[0][1].score == 9
+        ((executor, _),) = crew._idle
+        (process,) = executor._processes.values()
+        process.kill()
+        process.join()
+        while not executor._broken:
+            time.sleep(0.01)
+        crew.start(job)
+        assert crew.finished()[0][1].score == 9
+
+
+def test_processes_that_do_not_start_end_the_run_and_blame_nobody(course, submissions, monkeypatch):
+    task = discover(submissions, course.select(["3"]))[0]
+    monkeypatch.setattr(cohort, "_start", os._exit)  # pickled by name: a process that ends with the wrong arguments
+    with Processes(course, 1) as crew:
+        crew.start(cohort.Job("3.1", task.student, task.submission(), 1))
+        with pytest.raises(cohort.WorkersFailed, match="did not start"):
+            crew.finished()
+
+
+def test_a_driver_that_is_killed_while_workers_start_leaves_none_behind(course, submissions, tmp_path):
+    mark = f"MARK_{os.getpid()}_{random.getrandbits(32)}"
+    command = [sys.executable, "-m", "grader.cli", "grade", "3", str(submissions), "--out", str(tmp_path / "out")]
+    environment = os.environ | {mark: "1", "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(command, cwd=course.root, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(processes_with(mark)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    running.kill()
+    running.wait()
+    while processes_with(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_with(mark) == []
 
 
 KILLING = "    x = 3 + torch"
@@ -373,7 +429,7 @@ def test_the_command_leaves_no_process_behind_and_goes_on_where_it_was(course, s
         time.sleep(0.01)
     os.kill(running.pid, number)
     _, words = running.communicate(timeout=60)
-    assert running.returncode == (-number if number == signal.SIGKILL else 130)
+    assert running.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     if number != signal.SIGKILL:
         assert "done; the same command goes on from there" in words
     while processes_with(mark) and time.monotonic() < deadline:
