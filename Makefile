@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: install demo test lint audit bench wheel lock clean
+.PHONY: install demo test lint audit attacks bench wheel lock clean
 
 install: .venv/installed
 
@@ -17,7 +17,12 @@ demo: install  # release a session in both flavours, grade a small class, write 
 	$(BIN)/python -m grader.demo 3 --to build/demo
 
 test: install  # the machinery, and every suite on its reference
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests exercises --submission reference
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests exercises --submission reference --ignore tests/attacks
+
+attacks: install  # every hostile submission through every way in, and the table of what came of it
+	rm -rf build/attacks
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/attacks
+	$(BIN)/python tests/attacks/table.py
 
 lint: install  # style, types, stubs that are not stale
 	$(BIN)/ruff check .
