@@ -203,7 +203,8 @@ def run_check(options: argparse.Namespace) -> int:
 
     path = options.file or course.stub(exercise)
     try:
-        report = check(course, exercise, path, seed=options.seed)
+        with contextlib.redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):  # what the file prints
+            report = check(course, exercise, path, seed=options.seed)
     except SubmissionError as error:
         raise InputError(f"{path}: {error}") from None
     if options.json:

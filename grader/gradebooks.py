@@ -1,7 +1,7 @@
 """CSV files that Canvas and Moodle import as grades.
 
-A cell is left empty, which both take for "no grade", where points are pending or a report is missing: a total over what
-happens to be there would be a wrong grade. Every such cell is named in a line for the instructor.
+A cell says "no grade" where points are pending or a report is missing: a total over what happens to be there would be a
+wrong grade. Every such cell is named in a line for the instructor.
 """
 
 import csv
@@ -18,6 +18,9 @@ from grader.terminal import Cohort, kinds, one_line, printable, score
 CANVAS_IDENTITY = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 CANVAS_KEYS = ("SIS Login ID", "ID", "SIS User ID")
 """The columns in which a student's folder name is looked up."""
+
+CANVAS_NO_GRADE = ""
+MOODLE_NO_GRADE = "-"  # an empty cell would become a zero where the import makes a new grade item
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def canvas(
         if identity is None:
             complaints.append(f"{one_line(student)}: not in the roster, or there more than once; left out")
             continue
-        grades = [_grade(cohort, student, column, complaints) for column in columns]
+        grades = [_grade(cohort, student, column, complaints) or CANVAS_NO_GRADE for column in columns]
         rows.append([*(_cell(identity.get(name, "")) for name in CANVAS_IDENTITY), *grades])
     return Table(_csv(rows), complaints)
 
@@ -91,7 +94,8 @@ def moodle(
     for student in cohort.students:
         row = [_cell(student)]
         for column in columns:
-            row += [_grade(cohort, student, column, complaints), _cell(_feedback(cohort, student, column))]
+            grade = _grade(cohort, student, column, complaints) or MOODLE_NO_GRADE
+            row += [grade, _cell(_feedback(cohort, student, column))]
         rows.append(row)
     return Table(_csv(rows), complaints)
 
@@ -122,8 +126,8 @@ def _possible(cohort: Cohort, exercise: str) -> int:
     return max(report.max_score for report in cohort.handed_in(exercise))
 
 
-def _grade(cohort: Cohort, student: str, column: Column, complaints: list[str]) -> str:
-    """The points, or nothing and a complaint."""
+def _grade(cohort: Cohort, student: str, column: Column, complaints: list[str]) -> str | None:
+    """The points, or None and a complaint."""
     total = 0
     doubts = []
     for exercise in column.exercises:
@@ -135,8 +139,8 @@ def _grade(cohort: Cohort, student: str, column: Column, complaints: list[str]) 
         else:
             total += report.score
     if doubts:
-        complaints.append(f"{one_line(student)}: {column.header} left empty: {', '.join(doubts)}")
-        return ""
+        complaints.append(f"{one_line(student)}: {column.header} has no grade: {', '.join(doubts)}")
+        return None
     return str(total)
 
 
@@ -156,10 +160,14 @@ def _roster(path: Path) -> Callable[[str], dict[str, str] | None]:
             entries = [{name: (row.get(name) or "").strip() for name in CANVAS_IDENTITY} for row in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    entries = [entry for entry in entries if entry["ID"]]  # not the rows of points possible and manual posting
+    known: dict[str, list[dict[str, str]]] = {}
+    for entry in entries:
+        if entry["ID"]:  # not the rows of points possible and manual posting
+            for name in {entry[key] for key in CANVAS_KEYS}:
+                known.setdefault(name, []).append(entry)
 
     def find(student: str) -> dict[str, str] | None:
-        found = [entry for entry in entries if student in (entry[key] for key in CANVAS_KEYS)]
+        found = known.get(student, [])
         return found[0] if len(found) == 1 else None
 
     return find

@@ -205,10 +205,15 @@ def test_junit_has_a_suite_for_every_report_and_a_case_for_every_check():
 # --------------------------------------------------------------------------------------------------------------- Canvas
 
 
+NO_GRADE = "-"
+"""Moodle's. An empty cell becomes a zero where its import makes a new grade item."""
+
+
 def rows_of(text):
     rows = list(csv.reader(io.StringIO(text), strict=True))
     assert {len(row) for row in rows} == {len(rows[0])}
-    assert not [cell for row in rows for cell in row if cell.lstrip()[:1] and cell.lstrip()[0] in "=+-@"]
+    cells = [cell for row in rows for cell in row if cell != NO_GRADE]
+    assert not [cell for cell in cells if cell.lstrip()[:1] and cell.lstrip()[0] in "=+-@"]
     no_control_characters(text)
     return rows
 
@@ -221,8 +226,8 @@ def test_canvas_has_a_column_for_the_session():
     assert possible == ["    Points Possible", "", "", "", "", "51"]
     assert {row[3]: row[5] for row in students} == {"ada": "3", f"'{FORMULA}": "3", "late": "", "zoë, 李": ""}
     assert table.complaints == [
-        "late: Session 3 (77) left empty: no report on 3.2, no report on 3.10",
-        "zoë, 李: Session 3 (77) left empty: 6 points of 3.10 are pending",
+        "late: Session 3 (77) has no grade: no report on 3.2, no report on 3.10",
+        "zoë, 李: Session 3 (77) has no grade: 6 points of 3.10 are pending",
     ]
 
 
@@ -250,6 +255,13 @@ def test_a_grade_goes_to_nobody_when_two_could_be_meant(tmp_path):
     assert len(table.complaints) == 1
 
 
+def test_a_student_with_one_name_in_two_columns_is_one(tmp_path):
+    path = tmp_path / "roster.csv"
+    path.write_text("Student,ID,SIS User ID,SIS Login ID,Section\nA,1,a,a,\n")
+    table = gradebooks.canvas([decided(student="a")], roster=path)
+    assert (rows_of(table.text)[2][:2], table.complaints) == (["A", "1"], [])
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -274,16 +286,24 @@ def test_moodle_has_points_and_feedback():
     golden("moodle.csv", table.text)
     header, *students = rows_of(table.text)
     assert header == ["username", "Session 3", "Session 3 (feedback)"]
-    assert {row[0]: row[1] for row in students} == {"ada": "3", f"'{FORMULA}": "3", "late": "", "zoë, 李": ""}
+    assert {row[0]: row[1] for row in students} == {"ada": "3", f"'{FORMULA}": "3", "late": "-", "zoë, 李": "-"}
     assert students[0][2].startswith("3.1 1/15 (S 1/3 G 0/7 C 0/5); ")
-    assert len(table.complaints) == 2
+    assert table.complaints == [
+        "late: Session 3 has no grade: no report on 3.2, no report on 3.10",
+        "zoë, 李: Session 3 has no grade: 6 points of 3.10 are pending",
+    ]
+
+
+def test_moodle_has_no_empty_grade_and_no_zero_for_what_is_pending():
+    rows = rows_of(gradebooks.moodle([report(student="ada", text="plain")], per="exercise").text)
+    assert rows[1][:2] == ["ada", NO_GRADE]
 
 
 def test_moodle_per_exercise():
     header, *students = rows_of(gradebooks.moodle(COHORT, per="exercise", key="email", headers=["a", "b", "c"]).text)
     assert header == ["email", "a", "a (feedback)", "b", "b (feedback)", "c", "c (feedback)"]
     points = {row[0]: row[1::2] for row in students}
-    assert points == {"ada": ["1"] * 3, f"'{FORMULA}": ["1"] * 3, "late": ["1", "", ""], "zoë, 李": ["1", "1", ""]}
+    assert points == {"ada": ["1"] * 3, f"'{FORMULA}": ["1"] * 3, "late": ["1", "-", "-"], "zoë, 李": ["1", "1", "-"]}
 
 
 @pytest.mark.parametrize("name", ["=1", "+1", "-1", "@SUM(1)", " =1", "\t=1", "\r=1", "\n=1", "＝1", "＠x", "\u00a0=1"])
@@ -411,8 +431,8 @@ def test_a_folder_of_reports_becomes_a_file(run, folder, tmp_path):
     )
     assert (code, out) == (FAILED, "")
     assert err.splitlines() == [
-        "grader: late: Session 3 (77) left empty: no report on 3.2, no report on 3.10",
-        "grader: zoë, 李: Session 3 (77) left empty: 6 points of 3.10 are pending",
+        "grader: late: Session 3 (77) has no grade: no report on 3.2, no report on 3.10",
+        "grader: zoë, 李: Session 3 (77) has no grade: 6 points of 3.10 are pending",
     ]
     golden("canvas.csv", (tmp_path / "x.csv").read_text(encoding="utf-8"))
 
@@ -474,3 +494,23 @@ def test_bad_input_is_one_line_and_no_file(run, tmp_path, monkeypatch, arguments
     assert (code, out, err.count("\n")) == (BAD_INPUT, "", 1)
     assert words in err
     assert not Path("out").exists()
+
+
+@pytest.fixture
+def visible(made_up, tmp_path, monkeypatch):
+    """A made-up course in the current folder, and a right answer in ``mine.py`` that prints."""
+    monkeypatch.chdir(made_up.make(tmp_path, {"double": made_up.quick()}).root)
+    Path("mine.py").write_text("print('loaded')\n\n\ndef double(x):\n    print('called')\n    return 2 * x\n")
+
+
+def test_check_prints_a_report_and_nothing_of_what_the_file_prints(visible, run):
+    code, out, err = run("check", "3.1", "mine.py", "--json", "-")
+    assert (code, err) == (DONE, "loaded\n")
+    assert Report.from_json(out).score == 2
+
+
+def test_check_writes_a_report_that_can_be_exported(visible, run):
+    assert run("check", "3.1", "--json", "new/one.json")[::2] == (FAILED, "")
+    assert run("export", "new", "--format", "github", "--to", "result.json") == (DONE, "", "")
+    result = json.loads(Path("result.json").read_text())
+    assert (result["status"], result["score"], result["max_score"]) == ("fail", 0, 2)
