@@ -128,7 +128,8 @@ def _files(course: Course, session: Session) -> Iterator[Path]:
     places = [Path(place, session.folder) for place in ("exercises", *SECRET)]
     for place in (Path("grader"), Path("fixtures"), *places):
         for path in sorted((course.root / place).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
+            hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(course.root).parts)
+            if path.is_file() and not hidden:
                 yield path
 
 

@@ -254,12 +254,14 @@ def _rollback(root: Path, session: Session, saved: Path) -> Iterator[None]:
 
 
 def replace(new: Path, target: Path, workshop: Path) -> None:
-    """Put the folder ``new`` in the place of ``target``."""
+    """Put the folder ``new`` in the place of ``target``, whose git repository, if it is one, stays."""
     target.parent.mkdir(parents=True, exist_ok=True)
     old = workshop / "old"
     if target.exists():
         target.rename(old)
     new.rename(target)
+    if (old / ".git").exists():
+        (old / ".git").rename(target / ".git")
     _remove(old)
 
 

@@ -92,6 +92,20 @@ class TestArchive:
         assert again.read_bytes() == archive.read_bytes()
         assert os.listdir(again.parent) == ["autograder.zip"]
 
+    def test_holds_nothing_that_programs_keep_for_themselves(self, made_up, tmp_path):
+        course = made_up.make(tmp_path / "course", {"double": made_up.quick()})
+        for name in ("README.md", "LICENSE", "pyproject.toml", "requirements.lock"):
+            (course.root / name).write_text("")
+        for name in (".ipynb_checkpoints/ex1_double.py", "__pycache__/x.pyc", ".DS_Store"):
+            path = course.root / "exercises/session_03_tiny" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("")
+        with zipfile.ZipFile(deploy.release_gradescope(course, course.session(3), tmp_path / "out")) as file:
+            assert [name for name in file.namelist() if name.startswith("exercises/")] == [
+                f"exercises/session_03_tiny/{name}"
+                for name in ("README.md", "ex1_double.py", "hints.toml", "lesson.md", "test_ex1_double.py")
+            ]
+
     def test_is_not_written_when_a_suite_is_missing(self, tiny_root, tmp_path):
         root = shutil.copytree(tiny_root, tmp_path / "course")
         (root / "tests/session_03_tiny/test_ex2_shift.py").unlink()
@@ -172,11 +186,15 @@ class TestRunAutograder:
 def repository(made_up, tmp_path_factory):
     """A released repository of the made-up course, whose wheel is only a name."""
     home = tmp_path_factory.mktemp("github")
-    course = made_up.make(home / "course", {"double": made_up.quick()})
+    return released(made_up.make(home / "course", {"double": made_up.quick()}), home / "out")
+
+
+def released(course, to):
+    """The repository of a made-up course."""
     (course.root / "dist").mkdir()
     (course.root / "dist" / f"made_up-{__version__}-py3-none-any.whl").write_bytes(b"wheel")
     (course.root / "requirements.lock").write_text("torch==2.13.0\n")
-    return deploy.release_github(course, course.session(3), home / "out")
+    return deploy.release_github(course, course.session(3), to)
 
 
 def files_of(folder):
@@ -248,6 +266,30 @@ class TestRepository:
         assert result is None
         assert "**3.1 could not be checked" in summary
 
+    def test_its_result_never_lacks_an_exercise(self, made_up, tmp_path):
+        course = made_up.make(tmp_path / "course", {"double": made_up.quick(), "again": made_up.quick()})
+        mine = released(course, tmp_path / "out")
+        (mine / "ex1_double.py").write_text("def double(x):\n    return 2 * x\n")
+        (mine / "ex2_again.py").write_bytes(b"\xff\xfe")
+        done, result, summary = check_step(mine, tmp_path)
+        assert done.returncode == BAD_INPUT
+        assert result is None
+        assert "**3.2 could not be checked" in summary
+        assert "2/2" in summary
+
+    def test_its_result_is_of_this_run(self, repository, tmp_path):
+        mine = shutil.copytree(repository, tmp_path / "mine")
+        (mine / "build/reports").mkdir(parents=True)
+        (mine / "build/reports/9.9.json").write_text("{}")
+        (mine / "ex1_double.py").write_bytes(b"\xff\xfe")
+        (mine / "result.json").write_text('{"status": "pass"}')
+        done, result, _ = check_step(mine, tmp_path)
+        assert (done.returncode, result) == (BAD_INPUT, None)
+        (mine / "ex1_double.py").write_text("def double(x):\n    return 2 * x\n")
+        (tmp_path / "again").mkdir()
+        done, result, _ = check_step(mine, tmp_path / "again")
+        assert (done.returncode, result["max_score"]) == (DONE, 2)
+
     def test_needs_the_wheel(self, tiny_root, tmp_path):
         course = manifest.load(tiny_root)
         with pytest.raises(InputError, match="run `make wheel`"):
@@ -256,13 +298,14 @@ class TestRepository:
 
     def test_replaces_a_release_and_nothing_else(self, made_up, tmp_path):
         course = made_up.make(tmp_path / "course", {"double": made_up.quick()})
-        (course.root / "dist").mkdir()
-        (course.root / "dist" / f"made_up-{__version__}-py3-none-any.whl").write_bytes(b"wheel")
-        (course.root / "requirements.lock").write_text("")
-        folder = deploy.release_github(course, course.session(3), tmp_path / "out")
+        folder = released(course, tmp_path / "out")
         (folder / "leftover").write_text("")
+        (folder / ".git").mkdir()
+        (folder / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
         deploy.release_github(course, course.session(3), tmp_path / "out")
         assert not (folder / "leftover").exists()
+        assert (folder / ".git" / "HEAD").read_text() == "ref: refs/heads/main\n"
+        assert os.listdir(tmp_path / "out") == [folder.name]
         (folder / ".grader-release").unlink()
         with pytest.raises(InputError, match="choose another folder"):
             deploy.release_github(course, course.session(3), tmp_path / "out")
