@@ -193,7 +193,9 @@ def test_the_version_is_that_of_the_package(run):
     assert run("--version") == (DONE, f"grader {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["list", "check", "hint", "sync", "release", "grade", "audit", "report"])
+@pytest.mark.parametrize(
+    "command", ["list", "check", "hint", "sync", "release", "grade", "audit", "report", "export", "doctor"]
+)
 def test_every_command_explains_itself(run, command):
     code, out, _ = run(command, "--help")
     assert code == DONE
