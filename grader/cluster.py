@@ -8,7 +8,6 @@ whoever speaks to a Dask scheduler can run code on it.
 import hashlib
 import io
 import shutil
-import sys
 import tempfile
 import threading
 import uuid
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from grader import __version__
-from grader.cohort import MOST_LOSSES, Job, grade_job
+from grader.cohort import Job, grade_job
 from grader.course import MANIFEST, Course, load
 from grader.grading import Grader
 from grader.report import Report
@@ -66,7 +65,7 @@ class Cluster:
             for worker, theirs in found.items():
                 if theirs != ours:
                     raise InputError(f"{worker} has another grader, fixtures, torch or Python: {theirs}, here {ours}")
-            self._client.run_on_scheduler(_set_losses)
+            self._client.run_on_scheduler(_give_up_at_once)
             self._name = f"course-{uuid.uuid4().hex}"  # two of us may use one cluster at the same time
             self._client.register_plugin(CoursePlugin(archive(course), ours, seal, trust), name=self._name)
             self.room = 2 * len(found)  # so that no worker waits for us
@@ -75,7 +74,7 @@ class Cluster:
             raise
         self._running = as_completed(loop=self._client.loop)
         self._jobs: dict[str, Job] = {}
-        self._numbers = iter(range(sys.maxsize))
+        self._waiting: list[Job] = []
 
     def __enter__(self) -> "Cluster":
         return self
@@ -88,25 +87,41 @@ class Cluster:
 
     def start(self, job: Job) -> None:
         """See ``cohort.Crew``."""
-        key = f"{job.exercise}-{next(self._numbers)}-{hashlib.sha256(repr(job).encode()).hexdigest()[:16]}"
-        self._jobs[key] = job
-        self._running.add(self._client.submit(_grade, self._name, job, key=key, pure=False))
+        self._waiting.append(job)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Submit what may run now.
+
+        Dask blames the death of a worker on all that it had been given. So a job that was lost is tried again with nothing
+        beside it: who is lost then has only itself to blame.
+        """
+        while self._waiting and not any(job.losses for job in self._jobs.values()):
+            suspect = next((job for job in self._waiting if job.losses), None)
+            if suspect is not None and self._jobs:
+                return
+            job = suspect or self._waiting[0]
+            self._waiting.remove(job)
+            key = f"grade-{uuid.uuid4().hex}"
+            self._jobs[key] = job
+            self._running.add(self._client.submit(_grade, self._name, job, key=key, pure=False))
 
     def finished(self) -> list[tuple[Job, Report | None]]:
-        """See ``cohort.Crew``; Dask has already tried a lost job on other workers."""
+        """See ``cohort.Crew``."""
         from distributed import KilledWorker
 
         future = next(self._running)
         job = self._jobs.pop(future.key)
         try:
-            return [(job, Report.from_json(future.result()))]
+            report = Report.from_json(future.result())
         except KilledWorker:
-            lost = Job(job.exercise, job.student, job.submission, job.seed, losses=MOST_LOSSES)
-            return [(lost, None)]
+            report = None
+        self._dispatch()
+        return [(job, report)]
 
 
-def _set_losses(dask_scheduler: Any) -> None:
-    dask_scheduler.allowed_failures = MOST_LOSSES - 1  # it gives up with the one after these
+def _give_up_at_once(dask_scheduler: Any) -> None:
+    dask_scheduler.allowed_failures = 0  # we count for ourselves
 
 
 def identity() -> dict[str, str]:

@@ -64,8 +64,12 @@ def main() -> None:
     tasks = cohort.discover(submissions, course.select([str(session.number)]))
     print(f"Grading {len(tasks)} answers ...", flush=True)
     reports = []
-    with cohort.Store.open(options.to / "reports", seed=2026) as store, progress("grading", len(tasks)) as advance:
-        for report in cohort.grade(course, tasks, seed=2026, jobs=os.cpu_count() or 1, store=store):
+    with (
+        cohort.Store.open(options.to / "reports", seed=2026) as store,
+        cohort.Processes(course, os.cpu_count() or 1, trust=True) as crew,  # the answers are ours
+        progress("grading", len(tasks)) as advance,
+    ):
+        for report in cohort.grade(course, tasks, seed=store.seed, store=store, crew=crew):
             reports.append(report)
             advance()
     reports.sort(key=lambda report: (report.student, report.exercise))

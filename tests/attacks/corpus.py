@@ -436,7 +436,6 @@ for family, address in ((socket.AF_INET, ("127.0.0.1", {port})), (socket.AF_UNIX
             connection.settimeout(0.5)
             connection.connect(address)
             look(connection.recv(100))
-            connection.sendall(b"I am out")
     except OSError:
         continue
 shout()

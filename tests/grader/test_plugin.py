@@ -67,7 +67,7 @@ def verdict(course, tmp_path):
             state,
             lambda: run_suite(suite, tmp_path, state),
             suite_digest="",
-            isolation="in-process",
+            subject=Local.of(Submission("a.py", problem="nobody"), "a"),
             points=points or {},
         )
 

@@ -76,7 +76,7 @@ def test_no_file_of_the_course_but_grader_and_fixtures_is_visible(sealed, tmp_pa
     seen = sealed().run(run, WALK)
     assert "/course/grader/jail.py" in seen
     assert not [path for path in seen if "marker-of-the-host" in path or "course.toml" in path]
-    names = ("test_ex", "controls_", "session_", "gradebook")
+    names = ("test_ex", "controls_", "session_", "gradebook.db")
     assert not [path for path in seen if any(name in path for name in names)]
     for name in ("tests", "reference", "exercises", "build", ".git", "README.md"):
         assert str(ROOT / name) not in seen
