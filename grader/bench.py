@@ -6,6 +6,7 @@ that ``grader.wire`` decodes.
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -28,10 +29,14 @@ from grader.cgroup import Group, Tree
 from grader.report import Isolation
 from grader.subject import GraderFault, Probe, SubmissionError, pack, unwrap
 from grader.submission import Submission
-from grader.zygote import exactly, remove
+from grader.zygote import remove
 
 PROCESSES = 64
 """Processes and threads of one submission together."""
+
+
+PIPE_BYTES = 2**20
+"""A pipe's buffer: as much as any user may ask for."""
 
 
 class BenchDied(GraderFault):
@@ -48,7 +53,8 @@ class Handle:
         pid: its process id here.
         pidfd: refers to it and nothing else, even when the id is another's by now.
         group: its control group, where there is one.
-        channel: questions and answers.
+        channel: for questions; its other end cannot send.
+        answers: a pipe, which carries bytes and nothing else.
         layers: what it said of its confinement, and the control group.
     """
 
@@ -58,6 +64,7 @@ class Handle:
     pidfd: int
     group: Group | None
     channel: socket.socket
+    answers: int
     layers: tuple[str, ...] = ()
 
     def cpu_seconds(self) -> float:
@@ -75,6 +82,7 @@ class Handle:
     def free(self) -> None:
         """Kill it, with its namespaces where it has some, and let go of it."""
         self.channel.close()
+        os.close(self.answers)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)  # ProcessLookupError: the pid may be another's now
             os.killpg(self.pid, signal.SIGKILL)
@@ -174,36 +182,42 @@ class Bench:
         """A new child, confined and waiting for its submission."""
         with self._lock:
             ours, theirs = socket.socketpair()
+            theirs.shutdown(socket.SHUT_WR)  # descriptors could come along, and stall whoever closes them
+            answers, writer = os.pipe()
+            fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             try:
                 with theirs:
-                    handle = self._forked(ours, theirs, memory_mb, cpu_s)
+                    handle = self._forked(ours, answers, (theirs.fileno(), writer), memory_mb, cpu_s)
             except BaseException:
                 ours.close()
+                with contextlib.suppress(OSError):  # a handle that was made and freed has closed it
+                    os.close(answers)
                 raise
+            finally:
+                os.close(writer)
             self._children.append(handle)
             return handle
 
-    def _forked(self, ours: socket.socket, theirs: socket.socket, memory_mb: int, cpu_s: int) -> Handle:
+    def _forked(self, ours: socket.socket, answers: int, theirs: tuple[int, int], memory_mb: int, cpu_s: int) -> Handle:
         self._next_uid = seal.FIRST_UID + (self._next_uid + 1 - seal.FIRST_UID) % seal.UIDS
         limits = {"memory_mb": memory_mb, "cpu_s": cpu_s, "processes": PROCESSES, "uid": self._next_uid}
         try:
-            inside, handles = self._request({"fork": limits}, theirs.fileno())
+            inside, handles = self._request({"fork": limits}, *theirs)
         except BenchDied:  # not started yet, or an earlier submission killed it: start anew, once
             self._start()
-            inside, handles = self._request({"fork": limits}, theirs.fileno())
-        theirs.close()
+            inside, handles = self._request({"fork": limits}, *theirs)
         assert self._process is not None
         if not handles:  # somebody else has answered
             self._end()
             raise BenchDied("the bench has started nothing")
-        handle = Handle(self._process, inside, _pid_of(handles[0]), handles[0], Group.make(), ours)
+        handle = Handle(self._process, inside, _pid_of(handles[0]), handles[0], Group.make(), ours, answers)
         try:
             if handle.group:
                 handle.group.limit(memory_mb=memory_mb, processes=PROCESSES)
                 handle.group.join(handle.pid)
                 handle.layers += (handle.group.layers,)
-            ours.settimeout(self.REPLY_S)
-            said = json.loads(exactly(ours, int.from_bytes(exactly(ours, 4), "big")))
+            deadline = time.monotonic() + self.REPLY_S
+            said = json.loads(_receive(handle, int.from_bytes(_receive(handle, 4, deadline), "big"), deadline))
         except (OSError, ValueError, EOFError) as error:
             handle.free()
             raise BenchDied(f"a child did not start ({error})") from error
@@ -348,7 +362,7 @@ class Child:
         start = time.monotonic()
         deadline = start + min(limit, self._left_s)
         try:
-            if _ready(handle.channel.fileno()):
+            if _ready(handle.answers):
                 raise wire.WireError("an answer came before its question")
             handle.channel.settimeout(_left(deadline))
             handle.channel.sendall(len(content).to_bytes(8, "big") + content)
@@ -375,7 +389,7 @@ class Child:
         handle, self._handle = self._handle, None
         out_of_memory = handle.group is not None and handle.group.out_of_memory
         code = self._bench.reap(handle)
-        if not reason and out_of_memory:
+        if out_of_memory:  # perhaps of a helper of its, for which it then waited in vain
             reason = f"your code needed more than {self._memory_mb} MB of memory and was stopped"
         elif not reason:
             reason = f"your code ended the process ({self._ending(code)}) instead of returning"
@@ -412,12 +426,12 @@ def _receive(handle: Handle, size: int, deadline: float) -> bytes:
     buffer = bytearray(size)
     view = memoryview(buffer)
     poll = select.poll()  # select.select refuses descriptors from 1024
-    poll.register(handle.channel, select.POLLIN)
+    poll.register(handle.answers, select.POLLIN)
     poll.register(handle.pidfd, select.POLLIN)
     while view:
         ready = {descriptor for descriptor, _ in poll.poll(_left(deadline) * 1000)}
-        if handle.channel.fileno() in ready:
-            count = handle.channel.recv_into(view)
+        if handle.answers in ready:
+            count = os.readv(handle.answers, [view])
             if not count:
                 raise EOFError
             view = view[count:]

@@ -22,7 +22,7 @@ MEBI = 2**20
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = (
     0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x2000_0000, 0x4000_0000,
 )  # fmt: skip
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x8, 0x4000, 0x4_0000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 0x1, 0x2, 0x4, 0x8, 0x4000, 0x4_0000
 AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID = -100, 0x8000, 0x1, 0x2
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS = 1, 22, 24, 28, 38
 SECCOMP_MODE_FILTER = 2
@@ -95,7 +95,9 @@ def own_namespaces() -> None:
     plain = MS_NOSUID | MS_NODEV
     call("mount", b"tmpfs", b"/tmp", b"tmpfs", plain, f"size={TMP_MB}m,nr_inodes=8192,mode=0700".encode())
     call("mount", b"tmpfs", b"/dev/shm", b"tmpfs", plain, f"size={SHM_MB}m,nr_inodes=8192,mode=0700".encode())
-    call("mount", b"proc", b"/proc", b"proc", plain | MS_NOEXEC, None)
+    call(
+        "mount", b"proc", b"/proc", b"proc", plain | MS_NOEXEC | MS_RDONLY, None
+    )  # some of its files are the machine's
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sH14x", b"lo", 0)
         flags = struct.unpack("16sH14x", fcntl.ioctl(any_socket, SIOCGIFFLAGS, request))[1]

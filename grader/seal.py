@@ -179,6 +179,11 @@ def seccomp_filter(*, network: bool) -> bytes:
         for family in set(range(1, 47)) - allowed:
             program.add_rule(refused, name, seccomp.Arg(0, seccomp.EQ, family))
         program.add_rule(refused, name, seccomp.Arg(0, seccomp.GE, 47))
+    for command in (1024, 1026):  # F_SETLEASE, F_NOTIFY: a lease on a file stalls whoever opens it
+        program.add_rule(refused, "fcntl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFF_FFFF, command))
+    if not network:  # then there are no namespaces, and what these make would outlive the submission
+        for name in ("shmget", "msgget", "semget", "mq_open"):
+            program.add_rule(refused, name)
     program.add_rule(
         refused, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFF_FFFF, 0x5412)
     )  # TIOCSTI: typing for others
@@ -192,9 +197,10 @@ NAMESPACE_FLAGS = (0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_00
 
 REFUSED_CALLS = (
     "acct", "add_key", "bpf", "chroot", "delete_module", "fanotify_init", "finit_module", "fsconfig", "fsmount", "fsopen",
-    "fspick", "init_module", "io_uring_enter", "io_uring_register", "io_uring_setup", "kcmp", "kexec_file_load",
+    "fspick", "init_module", "inotify_init", "inotify_init1",
+    "io_uring_enter", "io_uring_register", "io_uring_setup", "kcmp", "kexec_file_load",
     "kexec_load", "keyctl", "lookup_dcookie", "mount", "mount_setattr", "move_mount", "name_to_handle_at",
-    "open_by_handle_at", "open_tree", "perf_event_open", "pivot_root", "process_madvise", "process_vm_readv",
+    "open_by_handle_at", "open_tree", "perf_event_open", "pidfd_getfd", "pivot_root", "process_madvise", "process_vm_readv",
     "process_vm_writev", "ptrace", "quotactl", "reboot", "request_key", "setns", "swapoff", "swapon", "syslog",
     "umount2", "unshare", "userfaultfd",
 )  # fmt: skip

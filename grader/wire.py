@@ -35,6 +35,9 @@ SENDABLE = frozenset(
 )  # fmt: skip
 """Dtypes of the tensors that are plain data."""
 
+MAX_HEADER = 2**21
+"""Bytes of the names, types and places of all tensors; some 20,000 of them."""
+
 _LENGTHS = struct.Struct(">QI")
 HEADER_BYTES = _LENGTHS.size
 
@@ -159,12 +162,21 @@ def decode(body: bytes, text_length: int) -> Any:
     """
     try:
         tree = json.loads(body[:text_length])
-        tensors = load(body[text_length:]) if len(body) > text_length else {}
+        tensors = _tensors(body[text_length:])
         return _Decoder(tensors).value(tree, 0)
     except WireError:
         raise
     except Exception as error:  # of any kind: json and safetensors promise none
         raise WireError(f"the answer is malformed ({type(error).__name__})") from error
+
+
+def _tensors(body: bytes) -> dict[str, Tensor]:
+    """What safetensors reads; it begins with the length of its header, which names every tensor."""
+    if not body:
+        return {}
+    if int.from_bytes(body[:8], "little") > MAX_HEADER:
+        raise WireError("the answer has too many tensors")
+    return load(body)
 
 
 class _Decoder:

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from typing import Any
 
@@ -31,12 +32,12 @@ def main() -> None:
     zygote = Zygote(control, settings["seal"], settings["folder"], bytes.fromhex(settings["seccomp"]))
     control.send(b"ready")
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 4096, 1)
+        message, descriptors, _, _ = socket.recv_fds(control, 4096, 2)
         if not message:
             break
         request = json.loads(message)
         if "fork" in request:
-            zygote.fork(descriptors[0], request["fork"])
+            zygote.fork(descriptors[0], descriptors[1], request["fork"])
         else:
             control.send(json.dumps(zygote.reap(request["reap"])).encode())
     zygote.close()  # the judge has gone, perhaps without a word
@@ -75,8 +76,8 @@ class Zygote:
         self._uids: dict[int, int] = {}  # of the children that are users of their own
         self._children: set[int] = set()
 
-    def fork(self, descriptor: int, limits: dict[str, int]) -> None:
-        """Start a child that serves on ``descriptor``; the judge gets its pid here and a handle on it."""
+    def fork(self, questions: int, answers: int, limits: dict[str, int]) -> None:
+        """Start a child that reads from a socket and writes to a pipe; the judge gets its pid here and a handle on it."""
         sealed = self._seal == "bubblewrap"
         folder = "/tmp" if sealed else tempfile.mkdtemp(prefix="submission-", dir=self._folder)
         if sealed:
@@ -84,8 +85,9 @@ class Zygote:
             jail.call("unshare", jail.CLONE_NEWPID)  # for the child only, which becomes pid 1
         pid = os.fork()
         if not pid:
-            self._become(descriptor, folder, limits)
-        os.close(descriptor)
+            self._become(questions, answers, folder, limits)
+        os.close(questions)
+        os.close(answers)
         if sealed:
             jail.call("setns", own, jail.CLONE_NEWPID)
             os.close(own)
@@ -98,21 +100,22 @@ class Zygote:
         socket.send_fds(self._control, [json.dumps(pid).encode()], [handle])
         os.close(handle)
 
-    def _become(self, descriptor: int, folder: str, limits: dict[str, int]) -> None:
+    def _become(self, questions: int, answers: int, folder: str, limits: dict[str, int]) -> None:
         """The life of a child; never returns."""
         status = 1
         try:
             self._control.detach()
-            os.closerange(3, descriptor)
-            os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+            low, high = sorted((questions, answers))
+            for first, end in ((3, low), (low + 1, high), (high + 1, os.sysconf("SC_OPEN_MAX"))):
+                os.closerange(first, end)
             tempfile.tempdir = None
-            with socket.socket(fileno=descriptor) as channel:
-                try:
-                    channel.sendall(statement({"layers": jail.confine(self._seal, folder, limits, self._seccomp)}))
-                except Exception:
-                    channel.sendall(statement({"failed": traceback.format_exc()[-2000:]}))
-                    return
-                serve(channel)
+            try:
+                write(answers, statement({"layers": jail.confine(self._seal, folder, limits, self._seccomp)}))
+            except Exception:
+                write(answers, statement({"failed": traceback.format_exc()[-2000:]}))
+                return
+            with socket.socket(fileno=questions) as channel:
+                serve(channel, answers)
             status = 0
         finally:
             os._exit(status)
@@ -143,17 +146,28 @@ class Zygote:
 
 def sweep(uid: int) -> None:
     """Kill every process of a user, and remove its files from the places that any user can write to."""
-    killer = os.fork()
-    if not killer:
-        try:
-            os.setresuid(uid, uid, uid)
-            os.kill(-1, signal.SIGKILL)  # all that this user may kill: its own
-        finally:
-            os._exit(0)
-    os.waitpid(killer, 0)
+    for _ in range(200):  # what forks as fast as it is killed is stopped first
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and owner(name) == uid]
+        if not pids:
+            break
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        time.sleep(0.005)
     shared = [place for place in ("/tmp", "/var/tmp", "/dev/shm") if os.path.isdir(place)]
     command = ["find", *shared, "-xdev", "-uid", str(uid), "-delete"]
     subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def owner(pid: str) -> int:
+    """The user of a process that has not ended; -1 when there is none."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            if file.read().rsplit(b")", 1)[1].split()[0] in (b"Z", b"X"):
+                return -1
+        return os.stat(f"/proc/{pid}").st_uid
+    return -1
 
 
 def statement(content: dict[str, Any]) -> bytes:
@@ -162,8 +176,18 @@ def statement(content: dict[str, Any]) -> bytes:
     return len(text).to_bytes(4, "big") + text
 
 
-def serve(channel: socket.socket) -> None:
-    """Load the submission from the first message, then answer probes one by one."""
+def write(descriptor: int, content: bytes) -> None:
+    """All of it."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def serve(channel: socket.socket, answers: int) -> None:
+    """Load the submission from the first message, then answer probes one by one.
+
+    Answers leave through a pipe: through a socket, descriptors could come along that stall the judge when it closes them.
+    """
     import cloudpickle
 
     from grader.sandbox import Module
@@ -174,7 +198,7 @@ def serve(channel: socket.socket) -> None:
             message = encode(content)
         except Exception as error:  # too large, or changed by a thread of the submission's
             message = encode({"error": module.describe(error)})
-        channel.sendall(message)
+        write(answers, message)
 
     submission = cloudpickle.loads(receive(channel))
     module = Module(submission["name"], submission["chunks"])

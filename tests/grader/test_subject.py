@@ -102,14 +102,14 @@ def evaluate(exercise, text):
 
 
 def execute(exercise, text):
-    """Whatever a submission could do in a call; ``channel`` is the descriptor of the socket to the judge."""
+    """Whatever a submission could do in a call; ``channel`` is the descriptor of the pipe to the judge."""
     import os
 
     names = {}
     for name in os.listdir("/proc/self/fd"):
         if os.path.exists(f"/proc/self/fd/{name}"):
             names[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-    namespace = {"channel": next((n for n, target in names.items() if n > 2 and "socket" in target), None)}
+    namespace = {"channel": next((n for n, target in names.items() if n > 2 and "pipe" in target), None)}
     exec(text, namespace)
     return namespace.get("answer")
 
@@ -546,7 +546,7 @@ def descriptors(exercise):
 def test_a_child_holds_its_own_socket_and_nothing_else_of_the_judge(child):
     held = child().run(descriptors)
     assert {held.pop(n) for n in range(3)} == {"/dev/null"}
-    assert list(held.values()) == ["socket"]
+    assert sorted(held.values()) == ["pipe", "socket"]
 
 
 def test_the_folder_of_a_child_is_its_own_and_is_removed(plain_child):
@@ -783,13 +783,26 @@ def test_what_comes_in_time_is_read_and_after_the_deadline_nothing_is(child):
     """However fast it comes: the socket alone would give every single byte a time limit of its own."""
     asked = child()
     asked.run(one)
-    channel, other = socket.socketpair()
-    handle = replace(asked._handle, channel=channel)
-    with channel, other:
-        other.sendall(b"abcdef")
-        assert receive(handle, 4, time.monotonic() + WALL_S) == b"abcd"
-        with pytest.raises(TimeoutError):
-            receive(handle, 1, time.monotonic() - 1)
+    reader, writer = os.pipe()
+    handle = replace(asked._handle, answers=reader)
+    os.write(writer, b"abcdef")
+    assert receive(handle, 4, time.monotonic() + WALL_S) == b"abcd"
+    with pytest.raises(TimeoutError):
+        receive(handle, 1, time.monotonic() - 1)
+    os.close(reader), os.close(writer)
+
+
+def test_no_descriptor_comes_along_with_an_answer(child):
+    """One that lingers when it is closed would stall the judge for as long as the submission likes."""
+    text = (
+        "import os, socket\nanswer = []\n"
+        "for n in range(3, 64):\n"
+        "    try:\n"
+        "        with socket.socket(fileno=os.dup(n)) as one: socket.send_fds(one, [b'x'], [0])\n"
+        "        answer.append(n)\n"
+        "    except OSError: pass"
+    )
+    assert child("import signal; signal.signal(signal.SIGPIPE, signal.SIG_IGN)").run(execute, text) == []
 
 
 def test_a_process_that_has_ended_is_noticed_while_others_hold_its_socket(plain_child):

@@ -516,3 +516,18 @@ def test_of_any_damaged_message_only_a_wire_error_escapes():
         except WireError:
             refused += 1
     assert refused > 1000
+
+
+def test_a_header_of_a_million_tensors_is_refused_before_it_is_read():
+    header = (
+        b"{" + b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(50_000)) + b"}"
+    )
+    text = b'{"dict": [["answer", 1]]}'
+    body = text + len(header).to_bytes(8, "little") + header
+    with pytest.raises(wire.WireError, match="too many tensors"):
+        wire.decode(body, len(text))
+    many = list(torch.zeros(10_000, 1).unbind())
+    many = [one.clone() for one in many]
+    encoded = wire.encode(many)
+    _, length = wire.body_length(encoded[: wire.HEADER_BYTES])
+    assert len(wire.decode(encoded[wire.HEADER_BYTES :], length)) == 10_000
