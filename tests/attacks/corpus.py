@@ -608,6 +608,41 @@ for folder in ("/tmp", "/dev/shm", "/var/tmp", os.path.dirname(sys.executable)):
 import builtins, torch
 builtins.print = torch.nn.Linear.forward = None
 '''),
+    Attack("descriptors that linger when the judge closes them", "host", '''
+import os, signal, socket, struct
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+server = socket.create_server(("127.0.0.1", 0))
+full = socket.create_connection(server.getsockname())
+other, _ = server.accept()
+full.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 10**6))
+full.setblocking(False)
+try:
+    while True:
+        full.send(bytes(2**16))
+except OSError:
+    server.close()
+for number in range(3, 64):
+    try:
+        with socket.socket(fileno=os.dup(number)) as one:
+            socket.send_fds(one, [b"x"], [full.fileno(), other.fileno()])
+    except OSError:
+        continue
+'''),
+    Attack("leases on files that others open", "host", '''
+import ctypes, os
+libc = ctypes.CDLL(None)
+won = []
+for folder in ("/course/fixtures", "/course/grader", "/usr/bin"):
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        try:
+            descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)
+        except OSError:
+            continue
+        if libc.fcntl(descriptor, 1024, 1) == 0:
+            won.append(name)
+        os.close(descriptor)
+raise ValueError(f"WON {won[:9]}")
+'''),
     Attack("a terminal's input", "host", '''
 import fcntl, os, termios
 for name in ("/dev/tty", "/dev/console", "/dev/pts/0", "/dev/tty1"):
