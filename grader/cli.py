@@ -21,6 +21,8 @@ from grader.course import Course, CourseError, Exercise, find
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from grader.cluster import Cluster
+    from grader.cohort import Processes
     from grader.report import Report
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -56,14 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         code = complain(f"{error.filename2 or error.filename or ''}: {error.strerror or error}".removeprefix(": "))
     except Exception as error:
-        if type(error).__name__ not in (
-            "CourseError",
-            "InputError",
-            "SourceError",
-            "ControlError",
-            "SealError",
-            "WorkersFailed",
-        ):
+        if type(error).__name__ not in COMPLAINTS:
             raise
         code = complain(str(error))
     sys.exit(code)
@@ -322,7 +317,7 @@ def write_json(reports: "Sequence[Report]", target: str) -> None:
 def grade_cohort(course: Course, options: argparse.Namespace) -> int:
     """``grader grade SESSION FOLDER``: done even when no student passes; failed when a verdict is pending."""
     exercises = course.select([options.id])
-    from grader import cohort, seal
+    from grader import cohort
     from grader.grading import new_seed
     from grader.html import page_name, write_index, write_page
     from grader.submission import InputError
@@ -332,13 +327,10 @@ def grade_cohort(course: Course, options: argparse.Namespace) -> int:
         raise InputError("a session is graded from one folder, with a folder per student in it")
     tasks = cohort.discover(options.path[0], exercises)
     reports: list[Report] = []
-    changes: list[tuple[Report, Report]] = []
 
-    def made(before: "Report | None", after: "Report") -> None:
+    def made(_: "Report | None", after: "Report") -> None:
         if options.out:
             write_page(after, options.out)
-        if before is not None:
-            changes.append((before.summary(), after.summary()))
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruptible())
@@ -348,39 +340,43 @@ def grade_cohort(course: Course, options: argparse.Namespace) -> int:
             store = stack.enter_context(opened)
         drawn = new_seed() if options.seed is None else options.seed
         seed = store.seed if store else drawn
-        crew: cohort.Crew
-        if options.scheduler:
-            from grader.cluster import Cluster
-
-            crew = stack.enter_context(Cluster(course, options.scheduler, seal=options.seal, trust=options.trust))
+        with crew_for(course, options, len(tasks)) as crew, progress("grading", len(tasks)) as advance:
+            try:
+                for report in cohort.grade(course, tasks, seed=seed, store=store, crew=crew, made=made):
+                    reports.append(report if options.json else report.summary())
+                    if options.out and not (options.out / page_name(report)).exists():
+                        write_page(report, options.out)
+                    advance(store.reused if store else 0)
+            except KeyboardInterrupt:
+                again = "; the same command goes on from there" if options.out else ""
+                complain(f"interrupted: {len(reports)} of {len(tasks)} done{again}")
+                raise
+        reports.sort(key=lambda report: (report.student, report.exercise))
+        if options.json:
+            write_json(reports, options.json)
         else:
-            seal.choose(options.seal, trust=options.trust, secret=course.secret)  # says at once when there is none
-            jobs = min(options.jobs, len(tasks))
-            crew = stack.enter_context(cohort.Processes(course, jobs, seal=options.seal, trust=options.trust))
-        advance = stack.enter_context(progress("grading", len(tasks)))
-        try:
-            for report in cohort.grade(course, tasks, seed=seed, store=store, crew=crew, made=made):
-                reports.append(report if options.json else report.summary())
-                if options.out and not (options.out / page_name(report)).exists():
-                    write_page(report, options.out)
-                advance(store.reused if store else 0)
-        except KeyboardInterrupt:
-            again = "; the same command goes on from there" if options.out else ""
-            complain(f"interrupted: {len(reports)} of {len(tasks)} done{again}")
-            raise
-    reports.sort(key=lambda report: (report.student, report.exercise))
-    if options.json:
-        write_json(reports, options.json)
-    else:
-        show_cohort(reports, console())
-    if options.regrade:
-        show_changes(changes, console())
-    if store and store.stale:
-        words = f"{store.stale} reports were made with another suite or grader and kept; --regrade makes them anew"
-        print(f"grader: {words}", file=sys.stderr)
-    if options.out:
-        print(write_index(reports, options.out))
+            show_cohort(reports, console())
+        if store and options.regrade:
+            show_changes(store.changes(tasks), console())
+            store.forget(tasks)
+        if store and store.stale:
+            words = f"{store.stale} reports were made with another suite or grader and kept; --regrade makes them anew"
+            print(f"grader: {words}", file=sys.stderr)
+        if options.out:
+            print(write_index(reports, options.out))
     return FAILED if any(report.faulty for report in reports) else DONE
+
+
+def crew_for(course: Course, options: argparse.Namespace, tasks: int) -> "Cluster | Processes":
+    """Who grades so many tasks: a cluster, or processes on this machine."""
+    if options.scheduler:
+        from grader.cluster import Cluster
+
+        return Cluster(course, options.scheduler, seal=options.seal, trust=options.trust)
+    from grader import cohort, seal
+
+    seal.choose(options.seal, trust=options.trust, secret=course.secret)  # says at once when there is none
+    return cohort.Processes(course, min(options.jobs, tasks), seal=options.seal, trust=options.trust)
 
 
 class Terminated(KeyboardInterrupt):
@@ -498,11 +494,16 @@ class progress:  # noqa: N801  # reads as a function: with progress("grading", 1
 
     def __init__(self, what: str, total: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task(what, total=total)
+        self._task = self._bar.add_task(what, total=total, left="")
         self._plain = not sys.stderr.isatty()
         self._what, self._total, self._done = what, total, 0
         self._started = self._said = time.monotonic()
@@ -515,13 +516,20 @@ class progress:  # noqa: N801  # reads as a function: with progress("grading", 1
     def _advance(self, reused: int = 0) -> None:
         """One more is done; ``reused`` of them all cost no time."""
         self._done += 1
-        self._bar.advance(self._task)
         now = time.monotonic()
+        left = ""
+        if self._done > reused and self._done < self._total:
+            seconds = (now - self._started) / (self._done - reused) * (self._total - self._done)
+            left = f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left"
+        self._bar.update(self._task, advance=1, left=left)
         due = self._done % max(1, self._total // 10) == 0 or self._done == self._total or now - self._said > self.LINE_S
         if self._plain and due:
             self._said = now
-            left = (now - self._started) / max(1, self._done - reused) * (self._total - self._done)
-            print(f"{self._what}: {self._done} of {self._total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                ", ".join(filter(None, (f"{self._what}: {self._done} of {self._total}", left))),
+                file=sys.stderr,
+                flush=True,
+            )
 
     def __exit__(self, *_: object) -> None:
         if not self._plain:  # where nothing was started, stopping prints an empty line

@@ -5,27 +5,34 @@ the same grader and fixtures (compared by digest), and what ``grader doctor`` as
 whoever speaks to a Dask scheduler can run code on it.
 """
 
+import contextlib
 import hashlib
 import io
+import queue
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 import warnings
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 from grader import __version__
-from grader.cohort import Job, grade_job
+from grader.cohort import Job, WorkersFailed, grade_job
 from grader.course import MANIFEST, Course, load
-from grader.grading import Grader
+from grader.grading import Grader, contents
 from grader.report import Report
 from grader.submission import InputError
 
 SHIPPED = ("exercises", "reference", "tests", "fixtures")
 CONNECT_S = 20
+LOOK_S = 2.0
+GONE_S = 120.0
+"""How long all workers may be gone: their nannies restart them in seconds, a cluster's manager in a minute."""
 
 
 class Cluster:
@@ -43,7 +50,7 @@ class Cluster:
 
     def __init__(self, course: Course, address: str, *, seal: str | None = None, trust: bool = False) -> None:
         try:
-            from distributed import Client, as_completed
+            from distributed import Client
         except ImportError:
             raise InputError('--scheduler needs Dask: pip install "pytorch-genomics-course[cluster]"') from None
         try:
@@ -68,22 +75,38 @@ class Cluster:
             self._client.run_on_scheduler(_give_up_at_once)
             self._name = f"course-{uuid.uuid4().hex}"  # two of us may use one cluster at the same time
             self._client.register_plugin(CoursePlugin(archive(course), ours, seal, trust), name=self._name)
-            self.room = 2 * len(found)  # so that no worker waits for us
         except BaseException:
             self._client.close()
             raise
-        self._running = as_completed(loop=self._client.loop)
-        self._jobs: dict[str, Job] = {}
+        self._address = address
+        self._jobs: dict[Any, Job] = {}  # future -> what it will be the report on
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()  # of futures
         self._waiting: list[Job] = []
 
     def __enter__(self) -> "Cluster":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for future in list(self._running.futures):
-            future.cancel()
-        self._client.unregister_worker_plugin(self._name)
+        try:
+            if self._jobs:
+                self._client.cancel(list(self._jobs), force=True)
+            self._client.unregister_worker_plugin(self._name)
+        except (OSError, RuntimeError):
+            pass  # the scheduler is gone, and the jobs and the course with it
         self._client.close()
+
+    @property
+    def room(self) -> int:
+        """See ``cohort.Crew``; two jobs for each worker that there is now, so that none waits for us."""
+        return 2 * max(1, self._workers())
+
+    def _workers(self) -> int:
+        if self._client.status != "running":
+            raise WorkersFailed(f"{self._address}: the scheduler is gone")
+        try:
+            return len(self._client.nthreads())
+        except OSError:  # the client has not noticed yet
+            raise WorkersFailed(f"{self._address}: the scheduler is gone") from None
 
     def start(self, job: Job) -> None:
         """See ``cohort.Crew``."""
@@ -102,22 +125,39 @@ class Cluster:
                 return
             job = suspect or self._waiting[0]
             self._waiting.remove(job)
-            key = f"grade-{uuid.uuid4().hex}"
-            self._jobs[key] = job
-            self._running.add(self._client.submit(_grade, self._name, job, key=key, pure=False))
+            future = self._client.submit(_grade, self._name, job, key=f"grade-{uuid.uuid4().hex}", pure=False)
+            self._jobs[future] = job
+            future.add_done_callback(self._done.put)
 
     def finished(self) -> list[tuple[Job, Report | None]]:
-        """See ``cohort.Crew``."""
+        """See ``cohort.Crew``.
+
+        Raises:
+            WorkersFailed: the scheduler or all of its workers are gone.
+        """
         from distributed import KilledWorker
 
-        future = next(self._running)
-        job = self._jobs.pop(future.key)
+        future = self._first()
+        job = self._jobs.pop(future)
         try:
             report = Report.from_json(future.result())
+        except CancelledError:
+            raise WorkersFailed(f"{self._address}: the scheduler is gone") from None
         except KilledWorker:
             report = None
         self._dispatch()
         return [(job, report)]
+
+    def _first(self) -> Any:
+        """The first future that is done, however long that takes as long as there are workers."""
+        seen = time.monotonic()
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._done.get(timeout=LOOK_S)
+            if self._workers():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > GONE_S:
+                raise WorkersFailed(f"{self._address}: all workers are gone")
 
 
 def _give_up_at_once(dask_scheduler: Any) -> None:
@@ -132,7 +172,7 @@ def identity() -> dict[str, str]:
 
     digest = hashlib.sha256()
     here = Path(__file__).parent
-    for path in sorted([*here.glob("*.py"), *here.with_name("fixtures").rglob("*.py")]):
+    for path in sorted([*here.glob("*.py"), *contents(here.with_name("fixtures"))]):
         digest.update(path.read_bytes())
     return {
         "grader": f"{__version__} {digest.hexdigest()[:12]}",
@@ -183,7 +223,8 @@ class CoursePlugin(_plugin_base()):  # type: ignore[misc]
         Raises:
             RuntimeError: the worker's grader is not the driver's; Dask then refuses the worker.
         """
-        self.folder = tempfile.mkdtemp(prefix="course-")  # nobody else can read it: it holds the hidden suites
+        # Nobody else can read it, for it holds the hidden suites; and Dask removes it with a worker that was killed.
+        self.folder = tempfile.mkdtemp(prefix="course-", dir=worker.local_directory)
         with zipfile.ZipFile(io.BytesIO(self._content)) as file:
             file.extractall(self.folder)
         if identity() != self._theirs:  # of a worker that has joined later

@@ -63,11 +63,18 @@ def discover(folder: Path, exercises: Sequence[Exercise]) -> list[Task]:
     for path in students:
         if path.suffix in (".html", ".txt"):  # beside the folders of reports lie pages, and the seed
             raise InputError(f"{path}: the folder of a student cannot have such a name")
+        if not utf8(path.name):  # reports are: two such names could become one
+            raise InputError(f"{path}: the folder of a student must have a name in UTF-8")
     tasks = [Task(student.name, exercise, find(student, exercise)) for student in students for exercise in exercises]
     if not any(task.path for task in tasks):
         names = f"{exercises[0].module}.py or .ipynb"
         raise InputError(f"{folder}: no submissions; expected one folder per student with files such as {names}")
     return tasks
+
+
+def utf8(name: str) -> bool:
+    """Whether a file's name was UTF-8 on disk."""
+    return name == name.encode("utf-8", "replace").decode()
 
 
 def find(student: Path, exercise: Exercise) -> Path | None:
@@ -129,6 +136,8 @@ class Store:
                 if UNFINISHED.fullmatch(path.name):  # of a writer that was killed
                     path.unlink(missing_ok=True)
             kept = _seed_in(folder)
+            if seed is not None and not any(folder.glob("*/*.json")):
+                kept = None if kept != seed else kept  # nothing depends on it yet
             if kept is not None and seed not in (None, kept):
                 raise InputError(f"{folder}: its reports have the seed {kept}; use another folder for the seed {seed}")
             if kept is None:
@@ -143,11 +152,8 @@ class Store:
 
     def read(self, student: str, exercise: str) -> Report | None:
         """The report that is there; None when there is none that can be read."""
-        try:
-            report = Report.from_json(self.path(student, exercise).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none, or not a whole one: it will be made again
-            return None
-        return report if (report.student, report.exercise) == (student, exercise) else None
+        report = _report_in(self.path(student, exercise))
+        return report if report and (report.student, report.exercise) == (student, exercise) else None
 
     def kept(self, task: Task, submission: Submission, suite: str) -> Report | None:
         """The report on this submission, unless it must be made (again)."""
@@ -164,8 +170,39 @@ class Store:
         return report
 
     def write(self, report: Report) -> None:
-        """Put a report in its place, whole or not at all."""
+        """Put a report in its place, whole or not at all.
+
+        With ``regrade``, what was there is remembered until ``forget``, over runs: one that was killed has shown nothing yet.
+        """
+        before = self._before(report.student, report.exercise)
+        if self.regrade and not before.exists() and (old := self.read(report.student, report.exercise)):
+            write_atomically(before, old.summary().to_json())
         write_atomically(self.path(report.student, report.exercise), report.to_json())
+
+    def changes(self, tasks: Iterable[Task]) -> list[tuple[Report, Report]]:
+        """Of the reports on these tasks that were made again: summaries of the one before and the one that is there."""
+        pairs = []
+        for task in tasks:
+            old = _report_in(self._before(task.student, task.exercise.id))
+            new = self.read(task.student, task.exercise.id) if old else None
+            if old and new:
+                pairs.append((old, new.summary()))
+        return pairs
+
+    def forget(self, tasks: Iterable[Task]) -> None:
+        """The changes have been shown."""
+        for task in tasks:
+            self._before(task.student, task.exercise.id).unlink(missing_ok=True)
+
+    def _before(self, student: str, exercise: str) -> Path:
+        return self.folder / student / f".{exercise}.before"
+
+
+def _report_in(path: Path) -> Report | None:
+    try:
+        return Report.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or not a whole one: it will be made again
+        return None
 
 
 def _seed_in(folder: Path) -> int | None:
@@ -199,7 +236,10 @@ class Job:
 class Crew(Protocol):
     """Workers that grade."""
 
-    room: int  # jobs that should be under way at the same time
+    @property
+    def room(self) -> int:
+        """How many jobs should be under way at the same time; it may change."""
+        ...
 
     def start(self, job: Job) -> None:
         """Begin with a job."""

@@ -329,13 +329,19 @@ def undecided(
 def suite_digest_of(course: Course, exercise: Exercise) -> str:
     """sha256 over everything of ours that a verdict depends on.
 
-    The hidden suite, the reference and the controls (their sentences are in reports), the fixtures, the grader's own code,
-    and what the manifest says of points and limits. A change of a mere comment counts as well: better graded once too often.
+    The hidden suite, the reference and the controls (their sentences are in reports), the fixtures with their tables, the
+    grader's own code, and what the manifest says of points and limits. A change of a mere comment counts as well: better
+    graded once too often.
     """
-    ours = sorted([*(course.root / "fixtures").rglob("*.py"), *Path(__file__).parent.glob("*.py")])
+    ours = sorted([*contents(course.root / "fixtures"), *Path(__file__).parent.glob("*.py")])
     files = [course.hidden_suite(exercise), course.reference(exercise), course.controls(exercise), *ours]
     manifest = repr((sorted(exercise.points.items()), exercise.limits))
     return hashlib.sha256((manifest + digest_of(*files)).encode()).hexdigest()
+
+
+def contents(folder: Path) -> list[Path]:
+    """All files below a folder, tables as well as modules; not what Python keeps for itself."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def digest_of(*files: Path) -> str:

@@ -5,8 +5,9 @@ A face computes nothing: whatever it shows is a field or a property here.
 
 import os
 import tempfile
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -73,6 +74,15 @@ class Environment(Record):
     layers: tuple[str, ...] = ()  # what the isolation consisted of on that machine
 
 
+R = TypeVar("R", Check, Environment)
+
+
+@lru_cache(maxsize=4096)
+def _shared(record: R) -> R:
+    """The first of all records that are equal."""
+    return record
+
+
 class Report(Record):
     """The verdict on one submission to one exercise."""
 
@@ -101,9 +111,14 @@ class Report(Record):
         return totals
 
     def summary(self) -> "Report":
-        """Itself without words and figures: all that a table of a whole class needs, and small."""
-        checks = tuple(check.model_copy(update={"rationale": "", "help": "", "figures": ()}) for check in self.checks)
-        return self.model_copy(update={"checks": checks})
+        """Itself without words and figures: all that a table of a whole class needs.
+
+        It is small: equal checks of the summaries of a class are one object.
+        """
+        bare = {"rationale": "", "help": "", "seconds": 0.0, "figures": ()}
+        checks = tuple(_shared(check.model_copy(update=bare)) for check in self.checks)
+        environment = _shared(self.environment.model_copy(update={"layers": ()}))
+        return self.model_copy(update={"checks": checks, "environment": environment})
 
     @property
     def faulty(self) -> bool:
@@ -132,5 +147,5 @@ def write_atomically(path: Path, text: str) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)  # an interrupt may come when it has its name already
         raise

@@ -22,15 +22,25 @@ PLACE = "    x = 3 + torch"
 pytestmark = pytest.mark.filterwarnings("ignore")  # Dask's own, of sockets and loops that it closes late
 
 
+def cluster_of(workers):
+    warnings.simplefilter("ignore")
+    return LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=60
+    )
+
+
 @pytest.fixture(scope="module")
 def scheduler():
-    """The address of a cluster of two processes, and the cluster."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=60
-        ) as local:
-            yield local
+    """A cluster of two processes."""
+    with warnings.catch_warnings(), cluster_of(2) as local:
+        yield local
+
+
+@pytest.fixture
+def lonely():
+    """A cluster of one process, so that it is known who is where."""
+    with warnings.catch_warnings(), cluster_of(1) as local:
+        yield local
 
 
 @pytest.fixture
@@ -87,7 +97,8 @@ def test_what_a_dead_worker_was_doing_is_done_elsewhere(scheduler, classroom):
     }
 
 
-def test_a_submission_that_ends_three_workers_is_marked_and_stops_nobody(scheduler, classroom, tmp_path):
+def test_a_submission_that_ends_three_workers_is_marked_and_nobody_else_is(lonely, classroom, tmp_path):
+    """Dask blames the deaths on those too who waited in the worker for the one that kills it; we do not."""
     mark = tmp_path / "deaths"
     deadly = (
         "    import os\n"
@@ -95,12 +106,54 @@ def test_a_submission_that_ends_three_workers_is_marked_and_stops_nobody(schedul
         f"        os.write(os.open({str(mark)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), b'x')\n"
         "        os.kill(os.getpid(), 9)\n"
     )
-    course, tasks = classroom(deadly, students=("ada", "bob", "eve"))
-    reports = grade(scheduler, course, tasks)
+    course, tasks = classroom(deadly, students=("ada", "bob", "eve", "fay", "gus"))
+    reports = grade(lonely, course, tasks)
     assert mark.read_bytes() == b"xxx"
     assert is_lost(reports["eve"])
     assert (reports["eve"].score, reports["eve"].pending) == (0, 9)
-    assert (reports["ada"].score, reports["bob"].score) == (9, 4)
+    assert {name: report.score for name, report in reports.items()} == {
+        "ada": 9,
+        "bob": 4,
+        "eve": 0,
+        "fay": 9,
+        "gus": 9,
+    }
+
+
+def test_the_course_lies_where_dask_removes_it_and_nobody_else_reads_it(scheduler, classroom):
+    course, _ = classroom()
+    with Cluster(course, scheduler.scheduler_address) as crew:
+        name = crew._name
+        found = crew._client.run(
+            lambda dask_worker: (
+                folder := dask_worker.plugins[name].folder,
+                dask_worker.local_directory,
+                os.stat(folder).st_mode & 0o777,
+            )
+        )
+        assert len(found) == 2
+        assert all(folder.startswith(local) and mode == 0o700 for folder, local, mode in found.values())
+        folders = [folder for folder, *_ in found.values()]
+        assert all(map(os.path.isdir, folders))
+    assert not any(map(os.path.exists, folders))
+
+
+def test_a_run_without_workers_or_scheduler_ends_with_a_line(lonely, classroom, monkeypatch):
+    course, tasks = classroom()
+    monkeypatch.setattr(cluster, "LOOK_S", 0.1)
+    with Cluster(course, lonely.scheduler_address) as crew:
+        reports = cohort.grade(course, tasks, seed=1, crew=crew)
+        next(reports)
+        crew._client.close()  # what the client does when it cannot reach the scheduler any more
+        with pytest.raises(cohort.WorkersFailed, match="the scheduler is gone"):
+            list(reports)
+    monkeypatch.setattr(cluster, "GONE_S", 0.2)
+    with Cluster(course, lonely.scheduler_address) as crew:
+        reports = cohort.grade(course, tasks, seed=1, crew=crew)
+        next(reports)
+        lonely.scale(0)
+        with pytest.raises(cohort.WorkersFailed, match="all workers are gone"):
+            list(reports)
 
 
 def test_a_cluster_with_another_grader_is_refused(scheduler, classroom, monkeypatch):
