@@ -34,7 +34,6 @@ from grader.zygote import remove
 PROCESSES = 64
 """Processes and threads of one submission together."""
 
-
 PIPE_BYTES = 2**20
 """A pipe's buffer: as much as any user may ask for."""
 
@@ -73,11 +72,6 @@ class Handle:
             return (self.group or Tree(self.pid)).cpu_seconds()
         except OSError:
             return math.nan
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return bool(_ready(self.pidfd))
 
     def free(self) -> None:
         """Kill it, with its namespaces where it has some, and let go of it."""
@@ -145,14 +139,13 @@ class Bench:
         program = b"" if self.seal == "none" else seal.seccomp_filter(network=sealed)
         settings = {"seal": self.seal, "folder": self._folder, "seccomp": program.hex()}
         python = [sys.executable, "-m", "grader.zygote", str(other.fileno())]
-        environment = {**seal.environment(), "TMPDIR": self._folder}
         if self.seal == "uid":
             os.chmod(self._folder, 0o711)  # others must get through to their own folders
         with other:
             self._process = subprocess.Popen(
                 [*seal.command(), *python] if sealed else python,
                 pass_fds=[other.fileno()],
-                env={} if sealed else {name: text for name, text in environment.items() if name != "PYTHONPATH"},
+                env={} if sealed else {**seal.ENVIRONMENT, "TMPDIR": self._folder},
                 stdin=subprocess.DEVNULL,
                 cwd=seal.PACKAGE.parent,  # so that the bench is of this very grader
                 start_new_session=True,  # Ctrl-C is for the judge, which then ends the bench
@@ -180,52 +173,55 @@ class Bench:
 
     def fork(self, *, memory_mb: int, cpu_s: int) -> Handle:
         """A new child, confined and waiting for its submission."""
-        with self._lock:
+        with self._lock, contextlib.ExitStack() as unless_it_starts:
+            self._next_uid = seal.FIRST_UID + (self._next_uid + 1 - seal.FIRST_UID) % seal.UIDS
+            limits = {"memory_mb": memory_mb, "cpu_s": cpu_s, "processes": PROCESSES, "uid": self._next_uid}
             ours, theirs = socket.socketpair()
-            theirs.shutdown(socket.SHUT_WR)  # descriptors could come along, and stall whoever closes them
             answers, writer = os.pipe()
-            fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            unless_it_starts.callback(ours.close)
+            unless_it_starts.callback(os.close, answers)
             try:
-                with theirs:
-                    handle = self._forked(ours, answers, (theirs.fileno(), writer), memory_mb, cpu_s)
-            except BaseException:
-                ours.close()
-                with contextlib.suppress(OSError):  # a handle that was made and freed has closed it
-                    os.close(answers)
-                raise
+                theirs.shutdown(socket.SHUT_WR)  # descriptors could come along, and stall whoever closes them
+                fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+                inside, pidfd = self._forked(limits, theirs.fileno(), writer)
             finally:
+                theirs.close()
                 os.close(writer)
+            assert self._process is not None
+            handle = Handle(self._process, inside, _pid_of(pidfd), pidfd, Group.make(), ours, answers)
+            unless_it_starts.pop_all()
+            unless_it_starts.callback(handle.free)  # which closes these two as well
+            self._confine(handle, limits)
+            unless_it_starts.pop_all()
             self._children.append(handle)
             return handle
 
-    def _forked(self, ours: socket.socket, answers: int, theirs: tuple[int, int], memory_mb: int, cpu_s: int) -> Handle:
-        self._next_uid = seal.FIRST_UID + (self._next_uid + 1 - seal.FIRST_UID) % seal.UIDS
-        limits = {"memory_mb": memory_mb, "cpu_s": cpu_s, "processes": PROCESSES, "uid": self._next_uid}
+    def _forked(self, limits: dict[str, int], *descriptors: int) -> tuple[int, int]:
+        """Ask for a child; its process id inside, and a handle on it."""
         try:
-            inside, handles = self._request({"fork": limits}, *theirs)
+            inside, handles = self._request({"fork": limits}, *descriptors)
         except BenchDied:  # not started yet, or an earlier submission killed it: start anew, once
             self._start()
-            inside, handles = self._request({"fork": limits}, *theirs)
-        assert self._process is not None
+            inside, handles = self._request({"fork": limits}, *descriptors)
         if not handles:  # somebody else has answered
             self._end()
             raise BenchDied("the bench has started nothing")
-        handle = Handle(self._process, inside, _pid_of(handles[0]), handles[0], Group.make(), ours, answers)
+        return inside, handles[0]
+
+    def _confine(self, handle: Handle, limits: dict[str, int]) -> None:
+        """Put a child into its group, and wait until it says that it is confined."""
         try:
             if handle.group:
-                handle.group.limit(memory_mb=memory_mb, processes=PROCESSES)
+                handle.group.limit(memory_mb=limits["memory_mb"], processes=PROCESSES)
                 handle.group.join(handle.pid)
                 handle.layers += (handle.group.layers,)
             deadline = time.monotonic() + self.REPLY_S
             said = json.loads(_receive(handle, int.from_bytes(_receive(handle, 4, deadline), "big"), deadline))
         except (OSError, ValueError, EOFError) as error:
-            handle.free()
             raise BenchDied(f"a child did not start ({error})") from error
         if "failed" in said:
-            handle.free()
             raise BenchDied(f"a child could not be sealed off: {said['failed']}")
         handle.layers = (*said["layers"], *handle.layers)
-        return handle
 
     def reap(self, handle: Handle) -> int | None:
         """Kill a child and all it started; its exit code (negative: the signal), or None when its bench is gone as well."""

@@ -370,8 +370,12 @@ def grade_cohort(course: Course, options: argparse.Namespace) -> int:
 def crew_for(course: Course, options: argparse.Namespace, tasks: int) -> "Cluster | Processes":
     """Who grades so many tasks: a cluster, or processes on this machine."""
     if options.scheduler:
-        from grader.cluster import Cluster
-
+        try:
+            from grader.cluster import Cluster
+        except ModuleNotFoundError as error:
+            if error.name not in ("dask", "distributed"):
+                raise
+            raise CourseError('--scheduler needs Dask: pip install "pytorch-genomics-course[cluster]"') from None
         return Cluster(course, options.scheduler, seal=options.seal, trust=options.trust)
     from grader import cohort, seal
 

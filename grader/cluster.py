@@ -6,7 +6,6 @@ whoever speaks to a Dask scheduler can run code on it.
 """
 
 import contextlib
-import hashlib
 import io
 import queue
 import shutil
@@ -21,10 +20,13 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
+from distributed import Client, KilledWorker, WorkerPlugin, get_worker
+
 from grader import __version__
+from grader import seal as seals
 from grader.cohort import Job, WorkersFailed, grade_job
 from grader.course import MANIFEST, Course, load
-from grader.grading import Grader, contents
+from grader.grading import Grader, contents, digest_of
 from grader.report import Report
 from grader.submission import InputError
 
@@ -45,14 +47,10 @@ class Cluster:
         trust: see ``Grader``.
 
     Raises:
-        InputError: Dask is not installed, the scheduler cannot be reached, has no workers, or they have another grader.
+        InputError: the scheduler cannot be reached, has no workers, or they have another grader.
     """
 
     def __init__(self, course: Course, address: str, *, seal: str | None = None, trust: bool = False) -> None:
-        try:
-            from distributed import Client
-        except ImportError:
-            raise InputError('--scheduler needs Dask: pip install "pytorch-genomics-course[cluster]"') from None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of versions that differ: we compare those that matter, below
@@ -68,7 +66,7 @@ class Cluster:
                 ) from None
             if not found:
                 raise InputError(f"{address}: the cluster has no workers")
-            ours = here()
+            ours = identity()
             for worker, theirs in found.items():
                 if theirs != ours:
                     raise InputError(f"{worker} has another grader, fixtures, torch or Python: {theirs}, here {ours}")
@@ -87,12 +85,10 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with contextlib.suppress(OSError, RuntimeError):  # the scheduler is gone, and the jobs and the course with it
             if self._jobs:
                 self._client.cancel(list(self._jobs), force=True)
             self._client.unregister_worker_plugin(self._name)
-        except (OSError, RuntimeError):
-            pass  # the scheduler is gone, and the jobs and the course with it
         self._client.close()
 
     @property
@@ -135,8 +131,6 @@ class Cluster:
         Raises:
             WorkersFailed: the scheduler or all of its workers are gone.
         """
-        from distributed import KilledWorker
-
         future = self._first()
         job = self._jobs.pop(future)
         try:
@@ -170,18 +164,12 @@ def identity() -> dict[str, str]:
 
     import torch
 
-    digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for path in sorted([*here.glob("*.py"), *contents(here.with_name("fixtures"))]):
-        digest.update(path.read_bytes())
+    sources = digest_of(*sorted(seals.PACKAGE.glob("*.py")), *contents(seals.PACKAGE.with_name("fixtures")))
     return {
-        "grader": f"{__version__} {digest.hexdigest()[:12]}",
+        "grader": f"{__version__} {sources[:12]}",
         "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
-
-
-here = identity
 
 
 def archive(course: Course) -> bytes:
@@ -201,15 +189,7 @@ def _files(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def _plugin_base() -> type:
-    try:
-        from distributed import WorkerPlugin
-    except ImportError:
-        return object
-    return WorkerPlugin
-
-
-class CoursePlugin(_plugin_base()):  # type: ignore[misc]
+class CoursePlugin(WorkerPlugin):
     """On a worker: the course in a private folder, and one grader for all of its jobs, one at a time."""
 
     def __init__(self, content: bytes, theirs: dict[str, str], seal: str | None, trust: bool) -> None:
@@ -239,8 +219,6 @@ class CoursePlugin(_plugin_base()):  # type: ignore[misc]
 
 
 def _grade(name: str, job: Job) -> str:
-    from distributed import get_worker
-
     plugin: Any = get_worker().plugins[name]
     with plugin.lock:
         return grade_job(plugin.grader, job).to_json()

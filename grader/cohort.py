@@ -169,15 +169,17 @@ class Store:
         self.stale += not fresh
         return report
 
-    def write(self, report: Report) -> None:
-        """Put a report in its place, whole or not at all.
+    def write(self, report: Report) -> Report | None:
+        """Put a report in its place, whole or not at all; returns the one that was there.
 
         With ``regrade``, what was there is remembered until ``forget``, over runs: one that was killed has shown nothing yet.
         """
         before = self._before(report.student, report.exercise)
-        if self.regrade and not before.exists() and (old := self.read(report.student, report.exercise)):
+        old = self.read(report.student, report.exercise)
+        if old and self.regrade and not before.exists():
             write_atomically(before, old.summary().to_json())
         write_atomically(self.path(report.student, report.exercise), report.to_json())
+        return old
 
     def changes(self, tasks: Iterable[Task]) -> list[tuple[Report, Report]]:
         """Of the reports on these tasks that were made again: summaries of the one before and the one that is there."""
@@ -351,10 +353,7 @@ def grade(
                     reason = LOST.format(count=MOST_LOSSES)
                     exercise = course.exercise(job.exercise)
                     report = undecided(course, exercise, job.submission, seed=seed, student=job.student, reason=reason)
-                before = None
-                if store is not None:
-                    before = store.read(job.student, job.exercise)
-                    store.write(report)
+                before = store.write(report) if store is not None else None
                 made(before, report)
                 yield report
 
@@ -405,8 +404,7 @@ def _start(root: str, seal: str | None, trust: bool, started: Any, driver: int) 
 
 
 def _grade(job: Job) -> str:
-    grader = worker()
-    return grade_job(grader, job).to_json()
+    return grade_job(worker(), job).to_json()
 
 
 def grade_job(grader: Grader, job: Job) -> Report:

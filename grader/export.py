@@ -40,7 +40,7 @@ def read_reports(paths: Iterable[Path]) -> list[Report]:
             try:
                 content = json.loads(file.read_text(encoding="utf-8"))
                 entries = content if isinstance(content, list) else [content]
-                reports += [Report.model_validate_json(json.dumps(entry)) for entry in entries]
+                reports += [Report.from_json(json.dumps(entry)) for entry in entries]
             except ValueError as error:
                 raise InputError(f"{file}: not a report ({str(error).splitlines()[0]})") from None
     if not reports:

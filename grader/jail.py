@@ -17,6 +17,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from grader import seal
+
 MEBI = 2**20
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = (
@@ -45,11 +47,11 @@ def call(name: str, *arguments: Any) -> int:
     return result
 
 
-def confine(seal: str, folder: str, limits: dict[str, int], seccomp: bytes) -> list[str]:
+def confine(kind: str, folder: str, limits: dict[str, int], seccomp: bytes) -> list[str]:
     """Confine this process for good; returns what now holds, in words.
 
     Args:
-        seal: ``bubblewrap`` (pid 1 of its own namespaces), ``uid`` (another user) or ``none``.
+        kind: the seal, ``bubblewrap`` (pid 1 of its own namespaces), ``uid`` (another user) or ``none``.
         folder: the only place where it may write.
         limits: ``memory_mb``, ``cpu_s``, ``processes`` and, for ``uid``, the ``uid``.
         seccomp: a compiled filter, or b"".
@@ -57,28 +59,28 @@ def confine(seal: str, folder: str, limits: dict[str, int], seccomp: bytes) -> l
     os.setsid()
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     done: list[str] = []
-    if seal == "bubblewrap":
+    if kind == "bubblewrap":
         own_namespaces()
         done.append("own user, pid, mount, network, ipc, uts and cgroup namespaces")
     os.chdir(folder)
     environment(folder)
     bounds(limits)
     done.append("limits on memory, CPU time, processes and files")
-    if seal == "uid":
+    if kind == "uid":
         os.chown(folder, limits["uid"], limits["uid"])
         os.setgroups([])
         os.setresgid(limits["uid"], limits["uid"], limits["uid"])
         os.setresuid(limits["uid"], limits["uid"], limits["uid"])
         call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a change of user clears it
         done.append("another user id")
-    if seal == "bubblewrap":
+    if kind == "bubblewrap":
         drop_capabilities()
         done.append("no capabilities")
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     done.append("no new privileges")
-    if seal != "none":
-        readable = ["/"] if seal == "bubblewrap" else limits_of_reading()
-        if version := landlock(readable, [folder, "/dev/shm"] if seal == "bubblewrap" else [folder]):
+    if kind != "none":
+        readable = ["/"] if kind == "bubblewrap" else readable_places()
+        if version := landlock(readable, [folder, "/dev/shm"] if kind == "bubblewrap" else [folder]):
             done.append(f"Landlock {version}")
         if seccomp:
             filter_system_calls(seccomp)
@@ -95,9 +97,8 @@ def own_namespaces() -> None:
     plain = MS_NOSUID | MS_NODEV
     call("mount", b"tmpfs", b"/tmp", b"tmpfs", plain, f"size={TMP_MB}m,nr_inodes=8192,mode=0700".encode())
     call("mount", b"tmpfs", b"/dev/shm", b"tmpfs", plain, f"size={SHM_MB}m,nr_inodes=8192,mode=0700".encode())
-    call(
-        "mount", b"proc", b"/proc", b"proc", plain | MS_NOEXEC | MS_RDONLY, None
-    )  # some of its files are the machine's
+    # Read-only, because some of its files are the machine's.
+    call("mount", b"proc", b"/proc", b"proc", plain | MS_NOEXEC | MS_RDONLY, None)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sH14x", b"lo", 0)
         flags = struct.unpack("16sH14x", fcntl.ioctl(any_socket, SIOCGIFFLAGS, request))[1]
@@ -145,15 +146,11 @@ def drop_capabilities() -> None:
     call("capset", header, (ctypes.c_uint32 * 6)())
 
 
-def limits_of_reading() -> list[str]:
+def readable_places() -> list[str]:
     """What a submission may read where it sees the whole disk: Python, its packages, and the system's libraries."""
-    import sys
-    from pathlib import Path
-
-    here = Path(__file__).resolve().parent
-    places = {sys.prefix, sys.base_prefix, str(here), str(here.with_name("fixtures"))}
-    places |= {"/usr", "/lib", "/lib64", "/bin", "/dev", "/etc/ld.so.cache", "/etc/localtime", "/proc"}
-    return sorted(place for place in places if os.path.exists(place))
+    places = [*seal.python_folders(), str(seal.PACKAGE), str(seal.PACKAGE.with_name("fixtures"))]
+    places += ["/usr", "/lib", "/lib64", "/bin", "/dev", "/etc/ld.so.cache", "/etc/localtime", "/proc"]
+    return [place for place in places if os.path.exists(place)]
 
 
 def landlock(readable: Sequence[str], writable: Sequence[str]) -> int:

@@ -110,7 +110,7 @@ def command() -> list[str]:
         "sandbox",
         "--clearenv",
     ]
-    for name, value in environment().items():
+    for name, value in {**ENVIRONMENT, "PYTHONPATH": WORLD}.items():
         words += ["--setenv", name, value]
     words += ["--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64"):
@@ -131,16 +131,14 @@ WORLD = "/course"
 """Where a bench finds the grader and the fixtures."""
 
 
-def environment() -> dict[str, str]:
-    """All environment variables of a bench."""
-    return {
-        "PATH": "/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "LOGNAME": "student",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONNOUSERSITE": "1",
-        "PYTHONPATH": WORLD,
-    }
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "LOGNAME": "student",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONNOUSERSITE": "1",
+}
+"""All environment variables of a bench, but where it finds its code and its temporary files."""
 
 
 def python_folders() -> list[str]:
@@ -171,9 +169,8 @@ def seccomp_filter(*, network: bool) -> bytes:
         program.add_rule(refused, name)
     for flag in NAMESPACE_FLAGS:
         program.add_rule(refused, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, flag, flag))
-    program.add_rule(
-        seccomp.ERRNO(errno.ENOSYS), "clone3"
-    )  # its flags cannot be looked at; the C library then uses clone
+    # The flags of clone3 cannot be looked at; the C library then uses clone.
+    program.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
     allowed = {1, 2, 10, 16} if network else {1}  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK (names the interfaces)
     for name in ("socket", "socketpair"):
         for family in set(range(1, 47)) - allowed:
@@ -184,9 +181,8 @@ def seccomp_filter(*, network: bool) -> bytes:
     if not network:  # then there are no namespaces, and what these make would outlive the submission
         for name in ("shmget", "msgget", "semget", "mq_open"):
             program.add_rule(refused, name)
-    program.add_rule(
-        refused, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFF_FFFF, 0x5412)
-    )  # TIOCSTI: typing for others
+    tiocsti = 0x5412  # typing for others
+    program.add_rule(refused, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFF_FFFF, tiocsti))
     with tempfile.TemporaryFile() as file:
         program.export_bpf(file)
         file.seek(0)

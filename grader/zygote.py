@@ -1,8 +1,8 @@
 """A pre-warmed parent that forks one child per submission: ``python -m grader.zygote FD``.
 
-It imports torch once (and what torch imports lazily and slowly), then waits on the socket FD. Every request carries the
-socket of a new child; the child confines itself (``grader.jail``), says so, loads the submission and answers probes until the
-socket closes. No submission ever passes through this process, so none can be found in the next one's memory.
+It imports torch once (and what torch imports lazily and slowly), then waits on the socket FD. Every request carries a socket
+and a pipe for a new child; the child confines itself (``grader.jail``), says so, loads the submission and answers probes until
+the socket closes. No submission ever passes through this process, so none can be found in the next one's memory.
 
 It must stay single-threaded: a fork after a multi-threaded OpenMP region hangs the child.
 """
